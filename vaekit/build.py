@@ -1,0 +1,503 @@
+"""Spec → a wired VAE, and back from disk.
+
+`build` takes a recipe's name, parts by name, or both, settles them in one `Spec`, makes the parts in the order in which
+data flow, finds shapes by passes on the meta device, and refuses what does not fit together.
+"""
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributions import Distribution
+
+from vaekit.kinds import Loss, Prior, Sampler, decoder, encoder, likelihood, prior, recipe, weight
+from vaekit.records import Output
+from vaekit.registry import Registry
+from vaekit.saving import CheckpointError, read_spec, read_weights
+from vaekit.spec import Spec, term
+from vaekit.vae import VAE, takes_tokens
+from vaekit.wiring import BuildError, as_spec, make, probe, resolve
+
+SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "objective")
+_DEFAULTS = {"sampler": "gaussian", "prior": "standard", "likelihood": "gaussian", "objective": "weighted_sum"}
+_UNSET: Any = object()
+_BATCH = 2  # of the probing passes; batch norm wants more than one example
+
+
+def build(
+    recipe: "str | Spec | Mapping[str, Any] | None" = None,
+    /,
+    *,
+    latent: "int | Sequence[int]" = _UNSET,
+    input_shape: Sequence[int] = _UNSET,
+    data_range: "tuple[float, float] | None" = _UNSET,
+    encoder: Any = None,
+    sampler: Any = None,
+    prior: Any = None,
+    decoder: Any = None,
+    likelihood: Any = None,
+    condition: Any = None,
+    loss: Any = None,
+    objective: Any = None,
+    **recipe_args: Any,
+) -> VAE:
+    """A VAE from a recipe, from parts, or from a recipe with some parts swapped.
+
+    A part is a registered name, `use(name, …)`, a class, a dict of changed arguments of the recipe's part, or a built
+    module. `loss` is a list of names and `term(...)`s, or a mapping from names to weights.
+
+    Args:
+        recipe: a name of `vaekit.recipe`, or a `Spec` (or its saved form) of a whole model.
+        latent: an int for a vector latent, (c, *t) for a map. 16 where neither this nor a recipe says.
+        input_shape: the data's shape (c, *s) without the batch. (3, 64, 64) where neither this nor a recipe says.
+        data_range: smallest and largest value of the data, (0, 1) by default; None for unbounded data.
+        encoder: x → h.
+        sampler: h → q(z|x) and z.
+        prior: p(z).
+        decoder: z → y.
+        likelihood: y → p(x|z).
+        condition: what is known beside x.
+        loss: the terms and their weights.
+        objective: how terms become one number.
+        recipe_args: the recipe's own arguments.
+
+    Returns:
+        The wired model, in training mode.
+
+    Raises:
+        UnknownName: where a name is registered nowhere.
+        UnknownArgument: where a part or the recipe has no such argument.
+        BuildError: where parts, latent and data do not fit together.
+
+    Example:
+        >>> import torch, vaekit
+        >>> vae = vaekit.build("mlp", latent=2, input_shape=(1, 28, 28), prior="standard", loss={"nll": 1.0, "kl": 4.0})
+        >>> vae.sample(3).shape
+        torch.Size([3, 1, 28, 28])
+    """
+    shape_args = {"latent": latent, "input_shape": input_shape, "data_range": data_range}
+    given = {key: value for key, value in shape_args.items() if value is not _UNSET}
+    slots = {
+        "encoder": encoder,
+        "sampler": sampler,
+        "prior": prior,
+        "decoder": decoder,
+        "likelihood": likelihood,
+        "condition": condition,
+        "objective": objective,
+    }
+    base = _base(recipe, given, recipe_args)
+    return _assemble(_settle(base, given, {k: v for k, v in slots.items() if v is not None}, loss))
+
+
+# -- what was asked → one Spec -------------------------------------------------------------------------------------
+
+
+def _base(name: Any, given: dict[str, Any], recipe_args: dict[str, Any]) -> Spec:
+    """The recipe's spec, or an empty one."""
+    if isinstance(name, Mapping):
+        name = Spec.from_dict(name)
+    if isinstance(name, str):
+        function = recipe[name]
+        takes = inspect.signature(function).parameters
+        shared = {k: v for k, v in given.items() if k in takes}
+        recipe.check_arguments(function, recipe_args, f"vaekit.build({name!r})")
+        try:
+            spec = function(**shared, **recipe_args)
+        except ValueError as error:
+            raise BuildError(f"recipe {name!r}: {error}") from error
+        return spec.replace(recipe=name)
+    if recipe_args:
+        raise TypeError(
+            f"vaekit.build has no argument {next(iter(recipe_args))!r}. It takes latent, input_shape, data_range, loss, "
+            f"{', '.join(SLOTS)}; a recipe's own arguments need the recipe's name first."
+        )
+    if name is None:
+        return Spec("vae", "flat")
+    if not isinstance(name, Spec) or name.kind != "vae":
+        raise BuildError(f"vaekit.build: expected a recipe's name or the Spec of a whole model, got {name!r}.")
+    return name
+
+
+def _settle(base: Spec, given: Mapping[str, Any], slots: Mapping[str, Any], loss: Any) -> Spec:
+    """The base with the user's choices put in, every slot filled."""
+    if base.name != "flat":
+        raise BuildError(f"vae: there is no graph named {base.name!r}. Known: flat.")
+    args: dict[str, Any] = {"latent": 16, "input_shape": (3, 64, 64), "data_range": (0.0, 1.0), **base.args, **given}
+    for slot, name in _DEFAULTS.items():
+        args.setdefault(slot, name)
+    for slot in SLOTS:
+        if slot in slots:
+            default = args.get(slot)
+            args[slot] = as_spec(
+                slot, slots[slot], f"vae.{slot}", default if default is None else as_spec(slot, default, slot)
+            )
+        elif args.get(slot) is not None:
+            args[slot] = as_spec(slot, args[slot], f"vae.{slot}")
+        elif slot in ("encoder", "decoder"):
+            raise BuildError(
+                f"vae.{slot}: is missing. Name a recipe ({', '.join(recipe.names()[:6])}, …) or give {slot}=, one of "
+                f"{', '.join((encoder if slot == 'encoder' else decoder).names())}."
+            )
+        else:
+            args.pop(slot, None)
+    terms = loss if loss is not None else args.get("loss", ("nll", "kl"))
+    unknown = set(args) - {*SLOTS, "latent", "input_shape", "data_range", "loss", "recipe"}
+    if unknown:
+        raise BuildError(f"vae: a model has no {sorted(unknown)[0]!r}. Its slots: {', '.join(SLOTS)}, loss.")
+    return Spec("vae", "flat", {**args, "loss": _terms(terms)})
+
+
+def _terms(loss: Any) -> tuple[Spec, ...]:
+    """Names, weights and terms as a tuple of terms."""
+    if isinstance(loss, (str, nn.Module)) or (isinstance(loss, Spec) and loss.kind in ("", "loss", "term")):
+        loss = [loss]
+    if isinstance(loss, Mapping):
+        return tuple(term(name, weight=value) for name, value in loss.items())
+    if not isinstance(loss, Iterable):
+        raise BuildError(f"loss: expected a list of terms, or a mapping from names to weights; got {loss!r}.")
+    return tuple(t if isinstance(t, Spec) and t.kind == "term" else term(t) for t in loss)
+
+
+# -- one Spec → the parts --------------------------------------------------------------------------------------------
+
+
+def _assemble(spec: Spec) -> VAE:
+    args = dict(spec.args)
+    input_shape = _check_shape(args["input_shape"])
+    latent_shape = _check_latent(args["latent"], input_shape)
+    data_range = _check_range(args["data_range"])
+    shapes = {"in_channels": input_shape[0], "latent_shape": latent_shape, "input_shape": input_shape}
+    shapes |= {"data_range": data_range, "cond_dim": 0}
+
+    wiring: dict[str, dict[str, Any]] = {"loss": shapes}
+
+    def part(kind: str, **wired: Any) -> nn.Module:
+        wiring[kind] = {**shapes, **wired}
+        return make(kind, args[kind], wiring[kind], f"vae.{kind}")
+
+    condition: Any = part("condition") if "condition" in args else None
+    if condition is not None:
+        shapes["cond_dim"] = condition.dim
+    p_x: Any = part("likelihood")
+    _check_support(p_x, args["likelihood"], data_range)
+    out_shape = (p_x.channels(input_shape[0]) if hasattr(p_x, "channels") else input_shape[0], *input_shape[1:])
+    for kind in ("encoder", "decoder"):
+        _check_rank(kind, args[kind], input_shape)
+    features = part("encoder", in_shape=input_shape)
+    h = _features(features, input_shape, shapes["cond_dim"])
+    modules = {
+        "encoder": features,
+        "sampler": part("sampler", in_shape=h, in_channels=h[0], out_channels=latent_shape[0]),
+        "prior": part("prior"),
+        "decoder": part("decoder", out_shape=out_shape, out_channels=out_shape[0], in_channels=latent_shape[0]),
+        "likelihood": p_x,
+        "condition": condition,
+    }
+    _check_space(modules["sampler"], modules["prior"], args)
+    losses, weights = _make_terms(args["loss"], shapes)
+    objective = make("objective", args["objective"], {"terms": losses, "weights": weights}, "vae.objective")
+    vae = VAE(
+        **modules,
+        objective=objective,
+        input_shape=input_shape,
+        latent_shape=latent_shape,
+        data_range=data_range,
+        spec=Spec("vae", spec.name, args),
+    )
+    vae.wired = wiring
+    _check_flow(vae, h, out_shape)
+    return vae
+
+
+def _make_terms(terms: Sequence[Spec], shapes: Mapping[str, Any]) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    losses: dict[str, nn.Module] = {}
+    weights: dict[str, Any] = {}
+    for i, each in enumerate(terms):
+        args = dict(each.args)
+        value, label, module = args.pop("weight", 1.0), args.pop("label", None), args.pop("module", None)
+        path = f"vae.loss[{i}]"
+        label = label or each.name.rpartition(":")[2].rpartition(".")[2]
+        if label in losses:
+            label = next(f"{label}_{n}" for n in range(2, len(terms) + 2) if f"{label}_{n}" not in losses)
+        losses[label] = module if module is not None else make("loss", Spec("loss", each.name, args), shapes, path)
+        weights[label] = _make_weight(value, f"{path}.weight")
+    return losses, weights
+
+
+def _make_weight(value: Any, path: str) -> Any:
+    if isinstance(value, (Spec, nn.Module)):
+        return make("weight", value.of_kind("weight") if isinstance(value, Spec) else value, {}, path)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BuildError(
+            f"{path}: expected a finite number or a schedule ({', '.join(f'{n}(…)' for n in weight.names())}), got {value!r}."
+        )
+    return float(value)
+
+
+# -- does it fit? ------------------------------------------------------------------------------------------------------
+
+
+def _check_shape(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or not shape or any(not isinstance(s, int) or s < 1 for s in shape):
+        raise BuildError(
+            f"input_shape: expected positive sizes (channels, *spatial), such as (3, 64, 64); got {shape!r}."
+        )
+    return tuple(shape)
+
+
+def _check_latent(latent: Any, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    shape = (latent,) if isinstance(latent, int) else latent
+    if not isinstance(shape, Sequence) or not shape or any(not isinstance(s, int) or s < 1 for s in shape):
+        raise BuildError(f"latent: expected a size of at least 1, or a map (c, *spatial); got {latent!r}.")
+    if len(shape) > 1 and len(shape) != len(input_shape):
+        raise BuildError(
+            f"latent: {tuple(shape)} is a map with {len(shape) - 1} spatial dimensions and the data {input_shape} have "
+            f"{len(input_shape) - 1}. Give as many, or an int for a vector."
+        )
+    if math.prod(shape) > math.prod(input_shape):
+        raise BuildError(
+            f"latent: {latent} is too large: {math.prod(shape)} numbers for data of {math.prod(input_shape)}. A code "
+            "larger than the data has nothing to compress; choose a smaller one."
+        )
+    return tuple(shape)
+
+
+def _check_range(data_range: Any) -> tuple[float, float] | None:
+    if data_range is None:
+        return None
+    if not isinstance(data_range, Sequence) or len(data_range) != 2 or not data_range[0] < data_range[1]:
+        raise BuildError(f"data_range: expected (smallest, largest) or None for unbounded data, got {data_range!r}.")
+    return float(data_range[0]), float(data_range[1])
+
+
+def _check_rank(kind: str, spec: Any, input_shape: tuple[int, ...]) -> None:
+    registry: Registry[Any] = encoder if kind == "encoder" else decoder
+    target = type(spec) if isinstance(spec, nn.Module) else resolve(kind, spec.name, f"vae.{kind}")
+    ranks, rank = getattr(target, "ranks", None), len(input_shape) - 1
+    if ranks is not None and rank not in ranks:
+        fitting = [n for n in registry.names() if rank in getattr(registry[n], "ranks", ())]
+        raise BuildError(
+            f"vae.{kind}: {target.__name__} takes {' or '.join(map(str, ranks))} spatial dimensions, and input_shape="
+            f"{input_shape} has {rank}. Fitting: {', '.join(fitting)}."
+        )
+
+
+def _check_support(module: nn.Module, spec: Any, data_range: tuple[float, float] | None) -> None:
+    support = getattr(module, "support", None)
+    if support is not None and data_range != support:
+        name = spec.name if isinstance(spec, Spec) else type(module).__name__
+        fitting = [n for n in likelihood.names() if likelihood[n].support is None]
+        raise BuildError(
+            f"vae.likelihood: {name!r} needs data in {support}, and data_range is {data_range}. Scale the data, or use "
+            f"{' or '.join(map(repr, fitting))}."
+        )
+
+
+def _check_space(sampler: nn.Module, density: nn.Module, args: Mapping[str, Any]) -> None:
+    if not (isinstance(sampler, Sampler) and isinstance(density, Prior)) or sampler.space in density.spaces:
+        return
+    fitting = [n for n in prior.names() if sampler.space in prior[n].spaces]
+    raise BuildError(
+        f"vae.prior: {args['prior']!r} is a density over {' or '.join(density.spaces)} latents, and the sampler "
+        f"{args['sampler']!r} draws {sampler.space} ones. Fitting priors: {', '.join(fitting) or 'none is registered'}."
+    )
+
+
+def _features(module: nn.Module, input_shape: tuple[int, ...], cond_dim: int) -> tuple[int, ...]:
+    """The encoder's output shape, without the batch."""
+    x = torch.empty(_BATCH, *input_shape, device="meta")
+    tokens = (torch.empty(_BATCH, 1, cond_dim, device="meta"),) if cond_dim and takes_tokens(module) else ()
+    try:
+        h = probe(module, x, *tokens)
+    except Exception as error:
+        raise BuildError(
+            f"vae.encoder: {type(module).__name__} fails on data of shape (b, {', '.join(map(str, input_shape))}): {error}"
+        ) from error
+    if not isinstance(h, torch.Tensor) or h.ndim < 2 or len(h) != _BATCH:
+        got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
+        raise BuildError(f"vae.encoder: expected features (b, k) or (b, k, *t), got {got}.")
+    return tuple(h.shape[1:])
+
+
+def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
+    """One probing pass through the whole model: every seam has the shape that the next stage expects."""
+    x = torch.empty(_BATCH, *vae.input_shape, device="meta")
+    shapes: dict[str, Any] = {"h": h}
+    condition: Any = vae.condition
+    cond = condition.example(_BATCH).to("meta") if condition is not None else None
+    try:
+        out = probe(vae, x, cond)
+    except BuildError:
+        raise
+    except Exception as error:
+        raise BuildError(f"vae: the parts do not fit together: {error}") from error
+    if not isinstance(out, Output):
+        raise BuildError(f"vae: expected an Output, got {type(out).__name__}.")
+    (level,) = out.levels
+    _same("vae.sampler", "z", tuple(level.z.shape), (_BATCH, *vae.latent_shape))
+    _same("vae.decoder", "y", tuple(out.y.shape), (_BATCH, *out_shape))
+    for path, density, event in (
+        ("vae.sampler", level.q, vae.latent_shape),
+        ("vae.prior", level.p, vae.latent_shape),
+        ("vae.likelihood", out.p_x, vae.input_shape),
+    ):
+        if density is not None:
+            _same(path, "the event", tuple(density.event_shape), event)
+    for label, module in getattr(vae.objective, "terms", {}).items():
+        if isinstance(module, Loss):
+            try:
+                module.check(out)
+            except ValueError as error:
+                raise BuildError(f"vae.loss.{label}: {error}") from error
+    if vae.condition is not None:
+        shapes["cond"] = tuple(probe(vae.condition, cond, _BATCH).shape[1:])
+    vae.shapes = {
+        **shapes,
+        "z": vae.latent_shape,
+        "y": out_shape,
+        **{key: _family(d) for key, d in (("q", level.q), ("p", level.p), ("p_x", out.p_x)) if d is not None},
+    }
+
+
+def _same(path: str, what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if got != expected:
+        raise BuildError(f"{path}: {what} should have the shape {expected}, and has {got}.")
+
+
+def _family(density: Distribution) -> str:
+    while hasattr(density, "base_dist") and type(density).__name__ == "Independent":
+        density = density.base_dist  # type: ignore[attr-defined]
+    return type(density).__name__
+
+
+# -- the fluent form ---------------------------------------------------------------------------------------------------
+
+
+class Builder:
+    """The same model as `build` makes, named slot by slot.
+
+    Args:
+        recipe: what to start from; None for nothing.
+        args: as for `build`: latent, input_shape, data_range, a recipe's own arguments.
+
+    Example:
+        >>> import vaekit
+        >>> builder = vaekit.Builder(input_shape=(1, 28, 28), latent=16).encoder("resnet", width=8).decoder("mlp")
+        >>> builder.loss("nll").loss("kl", weight=4.0).build().latent_shape
+        (16,)
+    """
+
+    def __init__(self, recipe: "str | Spec | None" = None, /, **args: Any) -> None:
+        self._recipe, self._args = recipe, args
+        self._terms: tuple[Spec, ...] = ()
+
+    def _with(self, slot: str, part: Any, args: dict[str, Any]) -> "Builder":
+        if args:
+            if not isinstance(part, (str, type)):
+                raise BuildError(f"vae.{slot}: arguments go with a name or a class, not with {part!r}.")
+            part = as_spec(slot, part, f"vae.{slot}").replace(**args)  # type: ignore[union-attr]
+        self._args = {**self._args, slot: part}
+        return self
+
+    def encoder(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose x → h."""
+        return self._with("encoder", part, args)
+
+    def sampler(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose h → q(z|x) and z."""
+        return self._with("sampler", part, args)
+
+    def prior(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose p(z)."""
+        return self._with("prior", part, args)
+
+    def decoder(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose z → y."""
+        return self._with("decoder", part, args)
+
+    def likelihood(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose y → p(x|z)."""
+        return self._with("likelihood", part, args)
+
+    def condition(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose what is known beside x."""
+        return self._with("condition", part, args)
+
+    def objective(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose how terms become one number."""
+        return self._with("objective", part, args)
+
+    def loss(self, name: Any, weight: Any = 1.0, *, label: str | None = None, **args: Any) -> "Builder":
+        """Add a term; the first one replaces the recipe's terms."""
+        self._terms = (*self._terms, term(name, weight, label=label, **args))
+        return self
+
+    def build(self) -> VAE:
+        """The wired model."""
+        terms: dict[str, Any] = {"loss": self._terms} if self._terms else {}
+        return build(self._recipe, **self._args, **terms)
+
+
+# -- from disk ---------------------------------------------------------------------------------------------------------
+
+
+def load(folder: str | Path, *, trust: bool = False, device: str | torch.device = "cpu") -> VAE:
+    """A saved model, in evaluation mode.
+
+    Args:
+        folder: what `vae.save_pretrained` wrote, or a repository's name on the Hugging Face hub.
+        trust: import classes that the spec gives as "package.module:Class". That runs the package's code.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: where a file is missing, damaged or edited, or weights and spec do not fit.
+        UnknownName: where the spec names a part that is not installed.
+
+    Example:
+        >>> import tempfile, vaekit
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vaekit.build("mlp", latent=2, input_shape=(1, 4, 4)).save_pretrained(folder)
+        ...     vaekit.load(folder).latent_shape
+        (2,)
+    """
+    path = Path(folder)
+    if not path.exists() and str(folder).count("/") == 1 and not str(folder).startswith((".", "/")):
+        from huggingface_hub import snapshot_download
+
+        path = Path(snapshot_download(str(folder), allow_patterns=["spec.json", "model.safetensors"]))
+    spec = read_spec(path)
+    foreign = sorted(_foreign(spec))
+    if foreign and not trust:
+        raise CheckpointError(
+            f"{folder}: the model needs code from {', '.join(foreign)}, which loading would run. If you trust it, call "
+            "vaekit.load(…, trust=True)."
+        )
+    vae = build(_offline(spec))
+    read_weights(vae, path)
+    return vae.to(device).eval()
+
+
+def _foreign(value: Any) -> set[str]:
+    """Dotted names in a spec: code to import."""
+    if isinstance(value, Spec):
+        own = {value.name} if ":" in value.name else set()
+        return own.union(*map(_foreign, value.args.values()))
+    if isinstance(value, Mapping):
+        return set().union(*map(_foreign, value.values()))
+    return set().union(*map(_foreign, value)) if isinstance(value, tuple) else set()
+
+
+def _offline(value: Any) -> Any:
+    """A spec whose parts do not fetch pretrained weights, since the saved ones follow."""
+    if isinstance(value, Spec):
+        return Spec(
+            value.kind, value.name, {k: False if k == "pretrained" else _offline(v) for k, v in value.args.items()}
+        )
+    if isinstance(value, tuple):
+        return tuple(map(_offline, value))
+    return value

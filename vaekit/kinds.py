@@ -1,0 +1,246 @@
+"""The contracts of every kind of part, and their registries, in the order in which data flow. Read this first.
+
+    x ─► encoder ─► h ─► sampler ─► z ─► decoder ─► y ─► likelihood ─► p(x|z)
+                          └► q(z|x) ── kl ── p(z) ◄─ prior
+    Output(x, y, p(x|z), levels, cond) ─► losses ─► objective ─► Report(total, terms)
+
+Every stage is a module and every probability a `torch.distributions.Distribution`. A part is one final class under one
+of the abstract classes below; its constructor takes what `vaekit.build` wires first (only the names that it wants),
+then the user's choices by keyword.
+
+Shapes: b batch, n sample dimensions, c channels, s spatial dimensions (none for tabular data, one for signals, two for
+images, three for volumes), t tokens, k features.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vaekit.records import Level, Output, Report
+from vaekit.registry import Registry
+
+LogJoint: TypeAlias = Callable[[Tensor], Tensor]
+"""z (*n, b, *latent) → log p(x, z), (*n, b) nats."""
+
+
+class Part(nn.Module, ABC):
+    """A module that remembers the arguments it was made with, so that a model can be written down by names."""
+
+    #: whether torch.compile(fullgraph=True) takes the part; the laws assert it both ways
+    compiles: ClassVar[bool] = True
+
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        object.__setattr__(self, "arguments", (args, kwargs))  # nn.Module refuses attributes before its __init__
+        return self
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Encoder(Part):
+    """x → h: features of the data. Knows nothing of the posterior.
+
+    A flat encoder returns one tensor, a vector (b, k) or a map (b, k, *t). An encoder for ladders returns a list of
+    maps, fine to coarse. With a condition it takes the condition's tokens as its second argument.
+
+    Wired by name: `in_shape` (c, *s), `latent_shape`, `cond_dim` (0 without a condition), `in_channels`.
+    """
+
+    #: numbers of spatial dimensions that the part takes
+    ranks: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "b c *s"], cond: Float[Tensor, "b t k"] | None = None
+    ) -> Float[Tensor, "b k *t"] | list[Tensor]: ...
+
+
+class Sampler(Part):
+    """h → q(z|x) and a draw z: the latent sampler. Owns the head h → parameters of q.
+
+    (Drawing from a density that was fitted after training is `vae.fit_prior` here.)
+
+    `forward(h, sample_shape)` draws z of shape (*sample_shape, b, *latent_shape). `log_joint` is there for samplers
+    that look at the model itself, such as Hamiltonian ones.
+
+    Wired by name: `in_shape` (h's shape), `latent_shape`, `in_channels`, `out_channels`.
+    """
+
+    #: where z lives: "real", "sphere", "ball", "codes", "simplex"; the prior has to cover it
+    space: ClassVar[str] = "real"
+
+    @abstractmethod
+    def forward(
+        self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
+    ) -> Level: ...
+
+
+class Prior(Part):
+    """p(z), given the condition's tokens where it wants them.
+
+    `posterior` maps data x to q(z|x) with the model's own encoder and sampler, for priors made of posteriors (VAMP).
+
+    Wired by name: `latent_shape`, `input_shape`, `data_range`, `cond_dim`.
+    """
+
+    #: the spaces that the prior covers
+    spaces: ClassVar[tuple[str, ...]] = ("real",)
+
+    @abstractmethod
+    def forward(
+        self,
+        cond: Float[Tensor, "b t k"] | None = None,
+        *,
+        posterior: Callable[[Tensor], Distribution] | None = None,
+    ) -> Distribution: ...
+
+
+class FittedPrior(Prior):
+    """A density that is fitted to the latents of a trained model: `vae.fit_prior(name, data)`."""
+
+    @abstractmethod
+    def fit(self, z: Float[Tensor, "n *latent"]) -> None:
+        """Fit the density to draws of the aggregate posterior, in place."""
+
+
+class Decoder(Part):
+    """z → y: natural parameters of the likelihood. Never sees the encoder's features, so that prior samples decode.
+
+    Wired by name: `latent_shape`, `out_shape` (y's channels, *s), `cond_dim`, `out_channels`.
+    """
+
+    ranks: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+
+    @abstractmethod
+    def forward(
+        self, z: Float[Tensor, "b *latent"], cond: Float[Tensor, "b t k"] | None = None
+    ) -> Float[Tensor, "b c *s"]: ...
+
+
+class Likelihood(Part):
+    """y → p(x|z), with the data's shape as event shape.
+
+    Wired by name: `input_shape` (c, *s), `data_range`.
+    """
+
+    #: the data range that the distribution's support needs; None where any will do
+    support: ClassVar[tuple[float, float] | None] = None
+
+    def channels(self, c: int) -> int:
+        """How many channels y needs for c channels of data."""
+        return c
+
+    @abstractmethod
+    def forward(self, y: Float[Tensor, "*n_b_c_s"]) -> Distribution: ...
+
+
+class Loss(Part):
+    """Output → one number per example, (b,): nats unless the docstring names another unit.
+
+    Sums over event dimensions and averages over sample dimensions; weight and batch reduction belong to the objective.
+
+    Wired by name: `input_shape`, `latent_shape`, `data_range`.
+    """
+
+    def check(self, out: Output) -> None:  # noqa: B027 — a loss that fits every model has nothing to check
+        """Refuse a model that the loss does not fit, on one probing pass when the model is built.
+
+        Raises:
+            ValueError: saying why, and what fits.
+        """
+
+    @abstractmethod
+    def forward(self, out: Output) -> Float[Tensor, " b"]: ...
+
+
+class Discriminator(Part):
+    """x or z → a list of logits, one tensor per scale. Critics for adversarial terms.
+
+    Wired by name: `in_shape`, `in_channels`, `cond_dim`.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]: ...
+
+    @abstractmethod
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Hidden activations, for feature matching."""
+
+
+class Condition(Part):
+    """What is known beside x → tokens (b, t, dim) for encoder, decoder and prior. `None` means: not given."""
+
+    dim: int
+
+    @abstractmethod
+    def example(self, batch: int) -> Tensor:
+        """A condition that may be given, for `batch` examples: what a first pass through the model is tried with."""
+
+    @abstractmethod
+    def forward(self, given: Tensor | None, batch: int) -> Float[Tensor, "b t k"]: ...
+
+
+class Weight(Part):
+    """The weight of one term: a number that changes over training.
+
+    `forward(value)` gives the weight for a term whose batch mean is `value`; `tick()` is called once a training step.
+    """
+
+    step: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def tick(self) -> None:
+        """Go one training step on."""
+        self.step += 1
+
+    @abstractmethod
+    def forward(self, value: Tensor) -> Tensor: ...
+
+
+class Objective(Part):
+    """Output → Report: weighs the terms and reduces them to the number to minimise.
+
+    `terms` maps a label to a `Loss`, `weights` the same labels to numbers or `Weight`s.
+    """
+
+    #: shape of the draws of z that one pass needs: () for one, (k,) for k importance samples
+    sample_shape: tuple[int, ...] = ()
+
+    @abstractmethod
+    def forward(self, out: Output) -> Report: ...
+
+
+_SHAPES = (
+    "in_shape",
+    "in_channels",
+    "out_shape",
+    "out_channels",
+    "latent_shape",
+    "input_shape",
+    "data_range",
+    "cond_dim",
+)
+
+encoder = Registry[Encoder]("encoder", Encoder, "vaekit.encoders", wiring=_SHAPES)
+sampler = Registry[Sampler]("sampler", Sampler, "vaekit.samplers", wiring=_SHAPES)
+prior = Registry[Prior]("prior", Prior, "vaekit.priors", wiring=_SHAPES)
+decoder = Registry[Decoder]("decoder", Decoder, "vaekit.decoders", wiring=_SHAPES)
+likelihood = Registry[Likelihood]("likelihood", Likelihood, "vaekit.likelihoods", wiring=_SHAPES)
+loss = Registry[Loss]("loss", Loss, "vaekit.losses", wiring=_SHAPES, reserved=("weight", "label", "module"))
+discriminator = Registry[Discriminator]("discriminator", Discriminator, "vaekit.discriminators", wiring=_SHAPES)
+condition = Registry[Condition]("condition", Condition, "vaekit.conditions")
+recipe = Registry[Any]("recipe", None, "vaekit.recipes")
+# Two more, for what turns terms into a number: most users meet them as `ramp(…)` and as the default objective.
+weight = Registry[Weight]("weight", Weight, "vaekit.objective")
+objective = Registry[Objective]("objective", Objective, "vaekit.objective", wiring=("terms", "weights"))

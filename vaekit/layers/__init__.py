@@ -1,0 +1,1 @@
+"""Blocks that an encoder and a decoder share."""

@@ -1,0 +1,124 @@
+"""What travels between the stages: `Level`, `Output` and `Report`.
+
+Shapes: b is the batch, n the sample dimensions (`sample_shape`), which always lead. Distributions have the data's or
+the latent's shape as their event shape.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class Level:
+    """One latent variable of the model: its draw z, q(z|x), p(z) and what else its sampler has to say.
+
+    Args:
+        z: the draw, (*n, b, *latent).
+        q: q(z|x), event shape (*latent); None for a point that has no density.
+        p: p(z), filled in by the graph.
+        log_q: log q(z|x) at z, (*n, b) nats, where `q` can't evaluate it; `q.log_prob(z)` stands in otherwise.
+        index: codes of a discrete latent, as integers.
+        penalties: terms per example, (*n, b), that only the sampler can compute, such as "commitment".
+    """
+
+    z: Tensor
+    q: Distribution | None = None
+    p: Distribution | None = None
+    log_q: Tensor | None = None
+    index: Tensor | None = None
+    penalties: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> Tensor:
+        """The point that stands for q(z|x), (b, *latent): its mode; the draw itself where there is no q."""
+        return self.z if self.q is None else self.q.mode
+
+    @property
+    def has_density(self) -> bool:
+        """Whether log q(z|x) exists: false for a deterministic encoder."""
+        return self.q is not None or self.log_q is not None
+
+    def log_posterior(self) -> Tensor:
+        """log q(z|x) at z, (*n, b) nats."""
+        if self.log_q is not None:
+            return self.log_q
+        if self.q is None:
+            raise ValueError(
+                "log q(z|x) does not exist: the sampler gives a point without a density. Use a sampler such as "
+                "'gaussian' for bounds on log p(x)."
+            )
+        return self.q.log_prob(self.z)
+
+    def log_prior(self) -> Tensor:
+        """log p(z) at z, (*n, b) nats."""
+        if self.p is None:
+            raise ValueError(
+                "log p(z) is not known: this level comes from a sampler alone. Call vae(x) or vae.encode(x)."
+            )
+        return self.p.log_prob(self.z)
+
+
+@dataclass(frozen=True)
+class Output:
+    """All that one pass through the model gives, for the losses to read.
+
+    Args:
+        x: the data, (b, *data).
+        y: what the decoder gives, natural parameters of the likelihood, (*n, b, channels, *spatial).
+        p_x: p(x|z), event shape (*data), batch shape (*n, b).
+        levels: one `Level` for the flat graph, several for a ladder.
+        cond: the condition as it was given (labels, vectors, tokens), or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    p_x: Distribution
+    levels: tuple[Level, ...]
+    cond: Any = None
+
+    @property
+    def z(self) -> Tensor:
+        """The draw of the only level, (*n, b, *latent)."""
+        (level,) = self.levels
+        return level.z
+
+    def log_weight(self) -> Tensor:
+        """log p(x|z) + log p(z) - log q(z|x), (*n, b) nats: the importance weight of each draw."""
+        levels = [level.log_prior() - level.log_posterior() for level in self.levels]
+        return self.p_x.log_prob(self.x) + sum(levels)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the objective says of a batch. Tensors only, so that nothing waits for the device.
+
+    Args:
+        total: the number to minimise, a scalar that carries the graph.
+        terms: each term's mean over the batch before weighting, detached scalars.
+        weights: each term's weight at this step, numbers or detached scalars.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name} {float(value):.4g}" for name, value in self.terms.items())
+        return f"total {float(self.total.detach()):.4g} ({shown})"
+
+
+def fold(z: Tensor, event_dims: int) -> tuple[Tensor, torch.Size]:
+    """Move sample dimensions into the batch: (*n, b, *event) to (n·b, *event), and the shape (*n, b) to undo it."""
+    lead = z.shape[: z.ndim - event_dims]
+    return (z if len(lead) == 1 else z.reshape(math.prod(lead), *z.shape[len(lead) :])), lead
+
+
+def unfold(y: Tensor, lead: torch.Size) -> Tensor:
+    """Undo `fold`: (n·b, *event) to (*n, b, *event)."""
+    return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])

@@ -1,0 +1,167 @@
+"""A model on disk: `model.safetensors`, which holds the weights and the spec, and `spec.json`, the spec to read.
+
+No pickle anywhere. Files are written beside their place and moved there whole, so that a crash leaves the old model or
+the new one. A digest over all tensors tells a damaged file.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from vaekit.spec import Spec
+from vaekit.version import __version__
+
+WEIGHTS, SPEC = "model.safetensors", "spec.json"
+
+
+class CheckpointError(RuntimeError):
+    """A saved model that can't be read or written; the message says which file, why and what to do."""
+
+
+def write_model(model: nn.Module, spec: Spec, folder: str | Path) -> None:
+    """Write a model's weights and spec into `folder`, which is made where it is missing.
+
+    Raises:
+        NotSerializable: where the spec holds what names can't say.
+        CheckpointError: where the folder can't be written.
+    """
+    text = json.dumps(spec.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    metadata = {"format": "pt", "vaekit": __version__, "spec": text, "digest": digest(model.state_dict())}
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, lambda path: save_model(model, path, metadata))
+        write_atomically(folder / SPEC, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: can't be written ({error}). What was there before is untouched.") from error
+
+
+def push(model: nn.Module, spec: Spec, repo_id: str, *, private: bool, token: str | None) -> str:
+    """Upload a model and a card that says how to load it; returns the commit's address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(model, spec, folder)
+        Path(folder, "README.md").write_text(_CARD.format(repo_id=repo_id, drawing=model), encoding="utf-8")
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a vaekit model"))
+
+
+_CARD = """---
+library_name: vaekit
+tags: [vaekit, vae]
+---
+
+A variational autoencoder made with [vaekit](https://pypi.org/project/vaekit).
+
+```python
+import vaekit
+
+vae = vaekit.load("{repo_id}")
+```
+
+```text
+{drawing}
+```
+"""
+
+
+def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
+    """Let `write` fill a file beside `path`, put it on the disk, and only then move it there."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        write(beside)
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def read_spec(folder: Path) -> Spec:
+    """The spec of a saved model, from the weights' file, checked against `spec.json`.
+
+    Raises:
+        CheckpointError: where the weights are missing or damaged, or the two specs differ.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found. A saved model is a folder with {WEIGHTS} and {SPEC}.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged or no safetensors file ({error}). Copy or save it again.") from error
+    if "spec" not in metadata:
+        raise CheckpointError(f"{path}: holds no vaekit spec. It was not written by vae.save_pretrained.")
+    beside = folder / SPEC
+    if beside.is_file() and beside.read_text(encoding="utf-8") != metadata["spec"]:
+        raise CheckpointError(
+            f"{beside}: differs from the spec inside {WEIGHTS}: it was edited, or a save was cut short. Delete it to "
+            "load what the weights were saved with; for another architecture, vaekit.build a new model."
+        )
+    try:
+        return Spec.from_json(metadata["spec"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its spec can't be read ({error}).") from error
+
+
+def read_weights(model: nn.Module, folder: Path) -> None:
+    """Fill a model with saved weights, all of them or none.
+
+    Raises:
+        CheckpointError: where names or shapes differ from the model's, or the tensors from their digest.
+    """
+    path = folder / WEIGHTS
+    with safe_open(path, "pt") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
+        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 — safe_open is no mapping
+    state = model.state_dict()
+    shared = {key: metadata[key] for key in state if key in metadata and key not in saved}  # tied tensors, saved once
+    saved |= {key: saved[name] for key, name in shared.items() if name in saved}
+    missing, extra = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
+    wrong = [
+        f"{k}: {tuple(saved[k].shape)} in place of {tuple(state[k].shape)}" for k in state if _differs(saved, state, k)
+    ]
+    if missing or extra or wrong:
+        parts = [("missing", missing), ("not in the model", extra), ("of another shape", wrong)]
+        told = "; ".join(
+            f"{what}: {', '.join(which[:5])}{', …' if len(which) > 5 else ''}" for what, which in parts if which
+        )
+        raise CheckpointError(f"{path}: does not fit the model. {told}. Nothing was loaded.")
+    if digest(saved) != metadata.get("digest"):
+        raise CheckpointError(f"{path}: its tensors were changed since they were saved. Copy or save it again.")
+    model.load_state_dict(saved, assign=False)
+
+
+def _differs(saved: Mapping[str, Tensor], state: Mapping[str, Tensor], key: str) -> bool:
+    return key in saved and saved[key].shape != state[key].shape
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """A checksum over names, types, shapes and bytes of all tensors."""
+    total = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().to("cpu").contiguous()
+        total.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return total.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,181 @@
+"""One part from what the user wrote for its slot: a name, `use(...)`, a dict, a class or a built module."""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vaekit.kinds import Part
+from vaekit.registry import UnknownName, parameters, registries
+from vaekit.spec import Spec, use
+
+
+class BuildError(ValueError):
+    """A model that can't be built; the message says where, what came, what was expected and what to do."""
+
+
+def as_spec(kind: str, value: Any, path: str, default: "Spec | nn.Module | None" = None) -> "Spec | nn.Module":
+    """What the user wrote for a slot as a `Spec` of its kind; a built module stays what it is.
+
+    Args:
+        kind: the slot's kind.
+        value: a name, a class, a `Spec`, a dict (with "name", or without: changed arguments of `default`) or a module.
+        path: where the value stands, for messages.
+        default: what the recipe has in the slot.
+
+    Raises:
+        BuildError: where the value is none of these.
+    """
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, Mapping):
+        given = dict(value)
+        if any(isinstance(key, str) and key.startswith("@") for key in given):
+            value = Spec.from_dict(given)
+        elif "name" in given:
+            value = use(given.pop("name"), **given)
+        elif isinstance(default, Spec):
+            value = default.replace(**given)
+        else:
+            raise BuildError(f"{path}: {given} changes a part that is not there. Add 'name': …, or use('name', …).")
+    if isinstance(value, (str, type)):
+        value = use(value)
+    if not isinstance(value, Spec):
+        raise BuildError(f"{path}: expected a name, use(…), a dict, a class or a module; got {value!r}.")
+    try:
+        return value.of_kind(kind)
+    except TypeError as error:
+        raise BuildError(f"{path}: {error}") from None
+
+
+def resolve(kind: str, name: str, path: str) -> Any:
+    """The class behind a registered name or "package.module:Class".
+
+    Raises:
+        UnknownName: where the registry has no such name; the message starts with the path.
+        BuildError: where a dotted name can't be imported.
+    """
+    if ":" not in name:
+        try:
+            return registries()[kind][name]
+        except UnknownName as error:
+            raise UnknownName(f"{path}: {error}") from None
+    module, _, qualname = name.partition(":")
+    try:
+        target: Any = importlib.import_module(module)
+        for attribute in qualname.split("."):
+            target = getattr(target, attribute)
+    except (ImportError, AttributeError) as error:
+        raise BuildError(f"{path}: {name!r} can't be imported ({error}).") from error
+    return target
+
+
+def make(kind: str, spec: "Spec | nn.Module", wired: Mapping[str, Any], path: str) -> nn.Module:
+    """The module that a spec describes, with the wiring arguments that its constructor names filled in.
+
+    Raises:
+        UnknownArgument: where an argument is wrong or missing.
+        BuildError: where the constructor refuses its arguments, or gives no module.
+    """
+    if isinstance(spec, nn.Module):
+        return spec
+    target = resolve(kind, spec.name, path)
+    named = set(parameters(target))
+    wired = {key: value for key, value in wired.items() if key in named}
+    registries()[kind].check_arguments(target, spec.args, path, wired=wired)
+    try:
+        module = target(**{**wired, **spec.args})
+    except ImportError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise BuildError(f"{path}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise BuildError(f"{path}: {spec.name!r} gives {type(module).__name__}, which is no torch.nn.Module.")
+    return module
+
+
+def written(kind: str, module: nn.Module, wired: Mapping[str, Any], path: str) -> Spec:
+    """A built module as a spec that makes it again.
+
+    A `Part` remembers its arguments. Another module can be written down where its class can be imported and, made
+    without arguments, looks the same and has the same tensors.
+
+    Raises:
+        BuildError: where neither holds; the message says what to write in place of the module.
+    """
+    cls = type(module)
+    name = registries()[kind].name_of(cls) or f"{cls.__module__}:{cls.__qualname__}"
+    remedy = f"Give it by name: use('{cls.__module__}:{cls.__qualname__}', …), or register the class."
+    if ":" in name and (cls.__module__ == "__main__" or "<locals>" in cls.__qualname__):
+        raise BuildError(
+            f"{path}: {cls.__qualname__} can't be written down, since it lives in {cls.__module__} where a saved model "
+            f"can't find it again. Move it into a module, or register it with @vaekit.{kind}('name')."
+        )
+    if isinstance(module, Part):
+        args, kwargs = module.arguments
+        given = inspect.signature(cls.__init__).bind(module, *args, **kwargs).arguments
+        given.pop(next(iter(given)))  # self
+        own = {k: v for k, v in given.items() if k not in wired or tuple_or(v) != tuple_or(wired[k])}
+        return Spec(kind, name, own)
+    try:
+        twin = make(kind, Spec(kind, name), wired, path)
+    except (TypeError, ValueError) as error:
+        raise BuildError(f"{path}: {cls.__qualname__} can't be written down ({error}). {remedy}") from error
+    if repr(twin) != repr(module) or tensors(twin) != tensors(module):
+        raise BuildError(
+            f"{path}: {cls.__qualname__} can't be written down: made without arguments it is another network. {remedy}"
+        )
+    return Spec(kind, name)
+
+
+def tensors(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of every tensor in a module's state."""
+    return {key: (tuple(value.shape), value.dtype) for key, value in module.state_dict().items()}
+
+
+def tuple_or(value: Any) -> Any:
+    """Sequences as tuples, so that a list equals a tuple."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def probe(module: nn.Module, *args: Any) -> Any:
+    """What `module(*args)` gives for meta tensors in `args`: shapes without arithmetic, and without a trace.
+
+    A module that can't run on the meta device (it reads a value, or is yet to see its input) runs once for real, in
+    evaluation mode, on data of 0.5.
+    """
+    state = {key: value.to("meta") for key, value in _state(module)}
+    if not any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
+        try:
+            with torch.no_grad():
+                return functional_call(module, state, args)
+        except (NotImplementedError, RuntimeError):
+            pass  # the error of the real pass below says more
+    return _real(module, args)
+
+
+def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return [(k, v) for k, v in named if not isinstance(v, (nn.UninitializedParameter, nn.UninitializedBuffer))]
+
+
+def _real(module: nn.Module, args: tuple[Any, ...]) -> Any:
+    like = next((p for p in module.parameters() if not isinstance(p, nn.UninitializedParameter)), torch.zeros(()))
+
+    def real(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return torch.full(value.shape, 0.5 if value.is_floating_point() else 0, device=like.device).to(value.dtype)
+
+    modes = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            return module(*map(real, args))
+    finally:
+        for m in modes:
+            m.training = True
