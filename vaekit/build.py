@@ -113,8 +113,8 @@ def _base(name: Any, given: dict[str, Any], recipe_args: dict[str, Any]) -> Spec
         return spec.replace(recipe=name)
     if recipe_args:
         raise TypeError(
-            f"vaekit.build has no argument {next(iter(recipe_args))!r}. It takes latent, input_shape, data_range, loss, "
-            f"{', '.join(SLOTS)}; a recipe's own arguments need the recipe's name first."
+            f"vaekit.build has no argument {next(iter(recipe_args))!r}. It takes latent, input_shape, data_range, "
+            f"loss, {', '.join(SLOTS)}; a recipe's own arguments need the recipe's name first."
         )
     if name is None:
         return Spec("vae", "flat")
@@ -233,9 +233,8 @@ def _make_weight(value: Any, path: str) -> Any:
     if isinstance(value, (Spec, nn.Module)):
         return make("weight", value.of_kind("weight") if isinstance(value, Spec) else value, {}, path)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BuildError(
-            f"{path}: expected a finite number or a schedule ({', '.join(f'{n}(…)' for n in weight.names())}), got {value!r}."
-        )
+        schedules = ", ".join(f"{name}(…)" for name in weight.names())
+        raise BuildError(f"{path}: expected a finite number or a schedule ({schedules}), got {value!r}.")
     return float(value)
 
 
@@ -315,9 +314,8 @@ def _features(module: nn.Module, input_shape: tuple[int, ...], cond_dim: int) ->
     try:
         h = probe(module, x, *tokens)
     except Exception as error:
-        raise BuildError(
-            f"vae.encoder: {type(module).__name__} fails on data of shape (b, {', '.join(map(str, input_shape))}): {error}"
-        ) from error
+        shape = f"(b, {', '.join(map(str, input_shape))})"
+        raise BuildError(f"vae.encoder: {type(module).__name__} fails on data of shape {shape}: {error}") from error
     if not isinstance(h, torch.Tensor) or h.ndim < 2 or len(h) != _BATCH:
         got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
         raise BuildError(f"vae.encoder: expected features (b, k) or (b, k, *t), got {got}.")

@@ -192,8 +192,7 @@ class Registry(Generic[T]):
         if wanted:
             found = [n for n in found if self._try_load(n) and wanted <= set(self._entries[n].tags)]
         for name in found:
-            if name in self._broken:
-                self._warn_broken(name)
+            self._warn(name)
         return found
 
     def about(self, name: str) -> About:
@@ -278,11 +277,16 @@ class Registry(Generic[T]):
             return False
         return True
 
-    def _warn_broken(self, name: str) -> None:
-        point = self._plugin_points()[name][0]
-        warnings.warn(
-            f"{self.kind} '{name}' from {_origin(point)} is broken: {self._broken[name]}", RuntimeWarning, stacklevel=3
-        )
+    def _warn(self, name: str) -> None:
+        """Say in a listing that a plugin is broken, or offers a name that vaekit has itself."""
+        origin = " and ".join(map(_origin, self._plugin_points().get(name, ())))
+        if name in self._broken:
+            told = f"{self.kind} '{name}' from {origin} is broken: {self._broken[name]}"
+        elif origin and name in self._entries and self._entries[name].target.__module__.startswith(self.home):
+            told = f"{self.kind} '{name}' from {origin} is not used: vaekit has its own {self.kind} of that name"
+        else:
+            return
+        warnings.warn(told, RuntimeWarning, stacklevel=3)
 
     # -- arguments -----------------------------------------------------------------------------------------------
 

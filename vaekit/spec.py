@@ -150,7 +150,8 @@ def _named(cls: type) -> str:
     registered = next((n for r in registries().values() if (n := r.name_of(cls))), None)
     if registered is None and "<locals>" in cls.__qualname__:
         raise ValueError(
-            f"{cls.__qualname__} is defined inside a function, so no name leads to it. Register it, or pass an instance."
+            f"{cls.__qualname__} is defined inside a function, so no name leads to it. Register it, or pass an "
+            "instance."
         )
     return registered or f"{cls.__module__}:{cls.__qualname__}"
 

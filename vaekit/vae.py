@@ -408,7 +408,8 @@ class VAE(nn.Module):
             if low < least - slack or high > most + slack:
                 raise ValueError(
                     f"vae: x has values from {low:.4g} to {high:.4g}, and the model was built for data in "
-                    f"{self._range}. Scale x, or build with data_range=({low:.4g}, {high:.4g}), or None for unbounded data."
+                    f"{self._range}. Scale x, or build with data_range=({low:.4g}, {high:.4g}), or None for "
+                    "unbounded data."
                 )
 
     def _wrong_shape(self, x: Tensor) -> str:

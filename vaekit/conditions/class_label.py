@@ -63,8 +63,8 @@ class ClassCondition(Condition):
             low, high = (int(v) for v in given.aminmax())
             if low < 0 or high >= self.classes:
                 raise ValueError(
-                    f"vae.condition: labels from {low} to {high} are outside [0, {self.classes}). Set classes={high + 1}"
-                    " or map the labels."
+                    f"vae.condition: labels from {low} to {high} are outside [0, {self.classes}). Set "
+                    f"classes={high + 1} or map the labels."
                 )
         if self.training and self.dropout:
             hidden = torch.rand(batch, device=given.device) < self.dropout

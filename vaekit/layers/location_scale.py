@@ -14,7 +14,7 @@ Scale: TypeAlias = float | Literal["learned", "pixel", "optimal"]
 
 
 class LocationScale(nn.Module):
-    """y → Independent(family(loc, scale)), with the scale chosen by `scale`:
+    """y → Independent(family(loc, scale)), with the scale chosen by `scale`.
 
         a number      that scale
         "learned"     one trained scalar, 1 at first

@@ -1,7 +1,7 @@
 """The classic variants on the network that fits the data: convolutions for maps, linear layers for vectors.
 
-Each differs from `vae` in one slot. With data in (0, 1) the likelihood is Bernoulli, elsewhere a Gaussian of scale 1, so
-that the weights of the papers mean what they say.
+Each differs from `vae` in one slot. With data in (0, 1) the likelihood is Bernoulli, elsewhere a Gaussian of scale 1,
+so that the weights of the papers mean what they say.
 """
 
 from collections.abc import Sequence
