@@ -33,7 +33,6 @@ class LocationScale(nn.Module):
         ValueError: where the scale is neither a positive number nor one of the names.
     """
 
-    fixed: Tensor
     mean_moment: Tensor
     seen: Tensor
 
@@ -62,8 +61,6 @@ class LocationScale(nn.Module):
         elif scale == "optimal":
             self.register_buffer("mean_moment", moment(torch.ones(())))
             self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
-        elif scale != "pixel":
-            self.register_buffer("fixed", torch.tensor(float(scale)), persistent=False)
 
     def channels(self, c: int) -> int:
         """Channels of y for c channels of data."""
@@ -77,7 +74,7 @@ class LocationScale(nn.Module):
             return self.spread(y, self._soft_clip(self.log_scale).exp())
         if self.scale == "optimal":
             return OptimalScale(self, y) if self.training else self.spread(y, self.running_scale())
-        return self.spread(y, self.fixed)
+        return self.spread(y, y.new_full((), float(self.scale)))
 
     def spread(self, loc: Tensor, scale: Tensor) -> Distribution:
         """The distribution over the data's shape."""

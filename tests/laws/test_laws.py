@@ -1,0 +1,36 @@
+"""Every law of a kind, over every registered part of the kind."""
+
+import pytest
+
+from vaekit.registry import registries
+from vaekit.testing import Subject, laws
+
+# arguments that make a part small, or that it can't do without
+SMALL = {
+    ("encoder", "mlp"): {"hidden": (16,)},
+    ("encoder", "conv"): {"width": 8},
+    ("encoder", "resnet"): {"width": 8},
+    ("encoder", "unet_attn"): {"width": 8, "blocks": 1, "heads": 2, "attention": 8},
+    ("encoder", "timm"): {"backbone": "test_resnet"},
+    ("decoder", "mlp"): {"hidden": (16,)},
+    ("decoder", "conv"): {"width": 8},
+    ("decoder", "resnet"): {"width": 8},
+    ("decoder", "unet_attn"): {"width": 8, "blocks": 1, "heads": 2, "attention": 8},
+    ("condition", "class"): {"classes": 3, "dim": 4},
+    ("recipe", "unet_attn"): {"width": 8, "heads": 2},
+    ("recipe", "resnet"): {"width": 8},
+    ("weight", "constant"): {"value": 2.0},
+    ("weight", "ramp"): {"start": 0.0, "end": 1.0, "steps": 3},
+    ("weight", "cyclical"): {"start": 0.0, "end": 1.0, "period": 4},
+    ("weight", "geco"): {"target": 2.0},
+}
+SUBJECTS = [
+    Subject(kind, name, SMALL.get((kind, name), {})) for kind, registry in registries().items() for name in registry
+]
+
+
+@pytest.mark.parametrize(
+    ("law", "subject"), [pytest.param(law, s, id=f"{s.kind}-{s.name}-{law.__name__}") for s in SUBJECTS for law in laws(s.kind)]
+)
+def test_a_part_obeys(law, subject):
+    law(subject)

@@ -1,0 +1,567 @@
+"""The laws that parts obey, for vaekit's own tests and for those of plugins.
+
+    from vaekit.testing import check
+
+    def test_swin() -> None:
+        check("encoder", "swin", window=4)
+
+A law is a function that takes a `Subject` and raises `AssertionError` where the part breaks it. `laws(kind)` lists
+them, `check` runs them all.
+"""
+
+import copy
+import json
+import math
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.build import build, load
+from vaekit.kinds import FittedPrior
+from vaekit.layers.resample import pyramid
+from vaekit.records import Output
+from vaekit.registry import Registry, UnknownArgument, parameters, registries
+from vaekit.spec import Spec, term, use
+from vaekit.vae import VAE
+from vaekit.wiring import BuildError, make
+
+FAILURE_RATE = 1e-4
+"""Chance that `goodness_of_fit` calls right samples wrong."""
+
+SHAPES: Mapping[int, tuple[int, ...]] = {0: (6,), 1: (2, 11), 2: (3, 9, 14), 3: (1, 5, 6, 7)}
+"""Data shapes, odd sizes among them, that parts are tried on, by number of spatial dimensions."""
+
+_TINY = {"hidden": (16,)}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A part under test: its kind, name and arguments."""
+
+    kind: str
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> Any:
+        """The registered class or function."""
+        return registries()[self.kind][self.name]
+
+    @property
+    def spec(self) -> Spec:
+        """The part as one writes it into a slot."""
+        return use(self.name, **self.args)
+
+    def make(self, **wired: Any) -> Any:
+        """The part alone, wired with `wired`."""
+        return make(self.kind, self.spec.of_kind(self.kind), wired, self.name)
+
+    def model(self, input_shape: Sequence[int] = SHAPES[0], latent: Any = 2, **slots: Any) -> VAE:
+        """The part inside a small model, with linear layers in the other slots."""
+        slots = {"encoder": use("mlp", **_TINY), "decoder": use("mlp", **_TINY), **slots}
+        slots.setdefault("likelihood", use("gaussian", scale="learned"))
+        if self.kind == "loss":
+            slots.setdefault("loss", [term("nll"), term(self.spec)])
+        else:
+            slots[self.kind] = self.spec
+        if self.kind == "sampler" and not self.make(in_shape=(4,), latent_shape=(2,))(torch.zeros(1, 4)).has_density:
+            slots.setdefault("loss", [term("nll")])
+        if self.kind == "condition" or "condition" in slots:
+            slots.setdefault("condition", use("class", classes=3, dim=5))
+        return build(input_shape=input_shape, latent=latent, **slots)
+
+
+Law: TypeAlias = Callable[[Subject], None]
+
+
+def check(kind: str, name: str, **args: Any) -> None:
+    """Run every law of a kind on a registered part.
+
+    Args:
+        kind: "encoder", "prior", …
+        name: the registered name.
+        args: the part's own arguments; choose a small network.
+
+    Raises:
+        AssertionError: naming the law that the part breaks, and how.
+
+    Example:
+        >>> check("encoder", "mlp", hidden=(8,))
+    """
+    subject = Subject(kind, name, args)
+    for law in laws(kind):
+        try:
+            law(subject)
+        except Exception as error:
+            raise AssertionError(f"{kind} {name!r} breaks the law '{law.__name__}': {error}") from error
+
+
+def laws(kind: str) -> tuple[Law, ...]:
+    """The laws of a kind, each to be called with a `Subject`.
+
+    Raises:
+        ValueError: where there is no such kind.
+    """
+    if kind not in _LAWS:
+        raise ValueError(f"kind: expected one of {', '.join(_LAWS)}; got {kind!r}.")
+    return (documents_its_arguments, refuses_an_unknown_argument, *_LAWS[kind])
+
+
+# -- every kind --------------------------------------------------------------------------------------------------------
+
+
+def documents_its_arguments(subject: Subject) -> None:
+    """The docstring has a first line, and says something of every argument that the user may give."""
+    document = subject.target.__doc__ or ""
+    assert document.strip(), "it has no docstring"
+    wiring = registries()[subject.kind].wiring
+    for name in parameters(subject.target):
+        assert name in wiring or re.search(rf"^\s+{name}: \S", document, re.MULTILINE), f"'{name}' is not documented"
+
+
+def refuses_an_unknown_argument(subject: Subject) -> None:
+    """A misspelt argument is an error, not silence."""
+    registry: Registry[Any] = registries()[subject.kind]
+    try:
+        registry.check_arguments(subject.target, {"no_such_argument"}, "here")
+    except UnknownArgument:
+        return
+    raise AssertionError("it takes an argument that it does not have")
+
+
+# -- encoders and decoders ---------------------------------------------------------------------------------------------
+
+
+def works_at_every_rank_that_it_claims(subject: Subject) -> None:
+    """In a model, with a vector latent: the loss is finite, y has the data's exact size, every parameter learns."""
+    for shape in _shapes(subject):
+        _trains(subject.model(shape))
+
+
+def takes_or_explains_a_map_latent(subject: Subject) -> None:
+    """A map latent works, or is refused by an error that speaks of the latent."""
+    for shape in _shapes(subject):
+        if len(shape) == 1:
+            continue
+        try:
+            vae = subject.model(shape, (1, *pyramid(shape[1:], 1)[1]))
+        except BuildError as error:
+            assert "latent" in str(error), f"the error does not speak of the latent: {error}"
+        else:
+            _trains(vae)
+
+
+def treats_examples_alone(subject: Subject) -> None:
+    """In evaluation mode, what comes of an example does not depend on the rest of its batch."""
+    for shape in _shapes(subject):
+        vae = _perturbed(subject.model(shape)).eval()
+        x = _data(vae, 4)
+        with torch.no_grad():
+            _close(vae.reconstruct(x)[:2], vae.reconstruct(x[:2]), "one example's result and the same in a batch")
+            _close(vae.reconstruct(x), vae.reconstruct(x), "two results for the same data", exact=True)
+
+
+def uses_a_condition_where_it_takes_one(subject: Subject) -> None:
+    """A part that is wired with `cond_dim` gives something else for another class, and learns through it."""
+    if "cond_dim" not in parameters(subject.target):
+        return
+    vae = subject.model(_shapes(subject)[-1], condition=use("class", classes=3, dim=5))
+    _trains(vae)
+    x, cond = _data(vae, 2), torch.tensor([0, 0])
+    part = getattr(vae.eval(), subject.kind)
+    given = x if subject.kind == "encoder" else torch.randn(2, *vae.latent_shape)
+    assert vae.condition is not None
+    a, b = (part(given, vae.condition(c, 2)) for c in (cond, cond + 1))
+    assert not torch.allclose(a, b), "two classes give the same"
+
+
+def decodes_without_seeing_x(subject: Subject) -> None:
+    """Given a prior sample, the gradient of y with respect to x is exactly zero, also just after x was encoded."""
+    for shape in _shapes(subject):
+        vae = subject.model(shape)
+        x = _data(vae, 2).requires_grad_()
+        out = vae(x)
+        p = out.levels[0].p
+        assert p is not None
+        y = vae.predict(p.sample((2,))).mean
+        (gradient,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
+        assert gradient is None or not gradient.any(), "y changes with x although z does not"
+
+
+# -- samplers ----------------------------------------------------------------------------------------------------------
+
+
+def draws_of_every_shape(subject: Subject) -> None:
+    """z is (*sample_shape, b, *latent) for vector and map latents, and log q is (*sample_shape, b)."""
+    for in_shape, latent in (((7,), (3,)), ((4, 2, 3), (3,)), ((4, 2, 3), (2, 2, 3)), ((7,), (2, 2, 3))):
+        sampler = subject.make(in_shape=in_shape, latent_shape=latent, in_channels=in_shape[0], out_channels=latent[0])
+        for lead in ((), (5,), (2, 3)):
+            level = sampler(torch.randn(4, *in_shape), lead)
+            assert level.z.shape == (*lead, 4, *latent), f"z is {tuple(level.z.shape)} for sample_shape {lead}"
+            if level.has_density:
+                assert level.log_posterior().shape == (*lead, 4), "log q has another shape"
+
+
+def draws_follow_their_density(subject: Subject) -> None:
+    """Draws of z are distributed as q says, where there is a q."""
+    sampler = subject.make(in_shape=(4,), latent_shape=(2,), in_channels=4, out_channels=2)
+    h = torch.randn(1, 4)
+    level = sampler(h, (4000,))
+    if level.q is not None and level.index is None:
+        _fits(level.z[:, 0], level.log_posterior()[:, 0])
+
+
+def survives_extreme_features(subject: Subject) -> None:
+    """Features of ±10⁴ give finite draws and a finite density, and a finite gradient."""
+    sampler = subject.make(in_shape=(4,), latent_shape=(2,), in_channels=4, out_channels=2)
+    h = torch.tensor([[1e4] * 4, [-1e4] * 4], requires_grad=True)
+    level = sampler(h)
+    total = level.z.sum() * 1e-6
+    if level.has_density:
+        assert torch.isfinite(level.log_posterior()).all(), "log q is not finite"
+        total = total + level.log_posterior().sum()
+    (gradient,) = torch.autograd.grad(total, h, allow_unused=True)
+    assert torch.isfinite(level.z).all(), "z is not finite"
+    assert gradient is None or torch.isfinite(gradient).all(), "the gradient is not finite"
+
+
+# -- priors ------------------------------------------------------------------------------------------------------------
+
+
+def samples_follow_log_prob(subject: Subject) -> None:
+    """Samples of p(z) are distributed as its log_prob says, which is normalised."""
+    vae = subject.model(latent=2)
+    p = vae.encode(_data(vae, 1)).p
+    if isinstance(vae.prior, FittedPrior):
+        vae.prior.fit(torch.randn(2000, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.7]]) + 1)
+        p = vae.prior()
+    assert p is not None
+    z = p.sample((4000,)) if p.batch_shape == () else p.sample((4000,))[:, 0]
+    log_p = p.log_prob(z)
+    _fits(z.detach(), log_p.detach())
+
+
+def follows_the_model(subject: Subject) -> None:
+    """The density has the model's precision, and keeps it in a saved and loaded model."""
+    vae = subject.model(latent=2).double()
+    p = vae.encode(_data(vae, 3).double()).p
+    assert p is not None and p.sample().dtype == torch.float64, "the density stays in single precision"
+    _round_trips(subject.model(latent=2))
+
+
+def fits_better_after_fit(subject: Subject) -> None:
+    """A prior with `fit` gives the data it was fitted to a higher density than a standard normal does."""
+    if not issubclass(subject.target, FittedPrior):
+        return
+    vae = subject.model(latent=2, prior="standard") if subject.kind != "prior" else subject.model(latent=2)
+    z = torch.randn(2000, 2) * torch.tensor([0.2, 1.5]) + torch.tensor([3.0, -2.0])
+    assert isinstance(vae.prior, FittedPrior)
+    vae.prior.fit(z)
+    standard = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1).mean()
+    assert vae.prior().log_prob(z).mean() > standard, "it fits no better than a standard normal"
+
+
+# -- likelihoods -------------------------------------------------------------------------------------------------------
+
+
+def normalises(subject: Subject) -> None:
+    """Samples of p(x|z) are distributed as its log_prob says."""
+    likelihood = subject.make(input_shape=(2,), data_range=_range(subject)).eval()
+    y = torch.randn(1, likelihood.channels(2))
+    p = likelihood(y)
+    x = p.sample((4000,))[:, 0]
+    _fits(x, p.log_prob(x[:, None])[:, 0].detach())
+
+
+def treats_draws_alone(subject: Subject) -> None:
+    """log p(x|z) over sample dimensions equals that of each draw alone, and is summed over the data's shape."""
+    likelihood = subject.make(input_shape=(2, 3, 4), data_range=_range(subject)).eval()
+    y, x = torch.randn(5, 3, likelihood.channels(2), 3, 4), torch.rand(3, 2, 3, 4)
+    whole = likelihood(y).log_prob(x)
+    assert whole.shape == (5, 3), f"log p(x|z) is {tuple(whole.shape)}, expected (n, b)"
+    _close(whole, torch.stack([likelihood(each).log_prob(x) for each in y]), "draws together and alone")
+
+
+def survives_extreme_outputs(subject: Subject) -> None:
+    """y of ±10⁴ gives a finite log p(x|z) with a finite gradient."""
+    likelihood = subject.make(input_shape=(2,), data_range=_range(subject))
+    y = torch.tensor([[1e4] * likelihood.channels(2), [-1e4] * likelihood.channels(2)], requires_grad=True)
+    log_p = likelihood(y).log_prob(torch.tensor([[0.0, 1.0], [0.3, 0.6]]))
+    (gradient,) = torch.autograd.grad(log_p.sum(), y)
+    assert torch.isfinite(log_p).all() and torch.isfinite(gradient).all(), "log p(x|z) or its gradient is not finite"
+
+
+def has_the_gradient_of_its_values(subject: Subject) -> None:
+    """Autograd's gradient of log p(x|z) in y is that of finite differences, in double precision."""
+    likelihood = subject.make(input_shape=(2,), data_range=_range(subject)).double().eval()
+    y = torch.randn(3, likelihood.channels(2), dtype=torch.float64, requires_grad=True)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda y: likelihood(y).log_prob(x), (y,))
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def gives_a_number_per_example(subject: Subject) -> None:
+    """The loss is (b,) and finite, and an example's number does not depend on the others."""
+    vae = subject.model(likelihood=_fitting_likelihood(subject)).eval()
+    loss, x = _the_loss(vae), _data(vae, 4)
+    value = loss(_still(vae, x))
+    assert value.shape == (4,), f"the loss is {tuple(value.shape)}, expected (b,)"
+    assert torch.isfinite(value).all(), "the loss is not finite"
+    _close(value[:2], loss(_still(vae, x[:2])), "an example's loss in two batches")
+
+
+def averages_over_draws(subject: Subject) -> None:
+    """Several equal draws of z give the loss of one."""
+    vae = subject.model(likelihood=_fitting_likelihood(subject)).eval()
+    loss, x = _the_loss(vae), _data(vae, 3)
+    _close(loss(_still(vae, x)), loss(_still(vae, x, (4,))), "one draw and four equal ones")
+
+
+# -- conditions, discriminators, schedules -----------------------------------------------------------------------------
+
+
+def gives_tokens(subject: Subject) -> None:
+    """A condition gives (b, t, dim) for its own example, every parameter learns, and classes are told apart."""
+    condition = subject.make()
+    tokens = condition(condition.example(4), 4)
+    assert tokens.ndim == 3 and tokens.shape[0] == 4 and tokens.shape[2] == condition.dim, f"{tuple(tokens.shape)}"
+    assert tokens.is_floating_point()
+    _every_parameter_learns(condition, lambda: condition(condition.example(4), 4).square().sum())
+
+
+def conditions_a_model(subject: Subject) -> None:
+    """A model with the condition trains, samples and reconstructs."""
+    _trains(subject.model())
+
+
+def gives_logits_and_features(subject: Subject) -> None:
+    """A discriminator gives lists of finite tensors with the batch first, and every parameter learns."""
+    discriminator = subject.make(in_shape=(3, 32, 32), in_channels=3, cond_dim=0)
+    x = torch.rand(2, 3, 32, 32)
+    for given in (discriminator(x), discriminator.features(x)):
+        assert isinstance(given, list) and given and all(len(t) == 2 and torch.isfinite(t).all() for t in given)
+    _every_parameter_learns(discriminator, lambda: torch.stack([t.square().sum() for t in discriminator(x)]).sum())
+
+
+def is_a_finite_weight(subject: Subject) -> None:
+    """A schedule gives finite scalars at all times, counts steps only when told, and resumes from its state."""
+    weight, twin = subject.make(), subject.make()
+    values = []
+    for _ in range(7):
+        values.append(weight(torch.tensor(3.0)))
+        weight.tick()
+    assert all(v.ndim == 0 and math.isfinite(v) for v in values), "a weight is no finite scalar"
+    twin.load_state_dict(weight.state_dict())
+    _close(weight.eval()(torch.tensor(3.0)), twin.eval()(torch.tensor(3.0)), "a schedule and its copy", exact=True)
+
+
+# -- recipes and whole models ------------------------------------------------------------------------------------------
+
+
+def builds_from_shape_alone(subject: Subject) -> None:
+    """`build(recipe, latent=…, input_shape=…)` gives a model that trains, samples, reconstructs and round-trips."""
+    vae = build(subject.name, latent=3, input_shape=(1, 12, 13), **subject.args)
+    _trains(vae)
+    _round_trips(build(subject.name, latent=3, input_shape=(1, 12, 13), **subject.args))
+
+
+def round_trips(subject: Subject) -> None:
+    """A model with the part goes through JSON, YAML, deepcopy and disk and comes back the same."""
+    shape = _shapes(subject)[-1]
+    slots = {"likelihood": _fitting_likelihood(subject)} if subject.kind == "loss" else {}
+    _round_trips(subject.model(shape, **slots))
+
+
+_LAWS: Mapping[str, tuple[Law, ...]] = {
+    "encoder": (
+        works_at_every_rank_that_it_claims,
+        takes_or_explains_a_map_latent,
+        treats_examples_alone,
+        uses_a_condition_where_it_takes_one,
+        round_trips,
+    ),
+    "sampler": (draws_of_every_shape, draws_follow_their_density, survives_extreme_features, round_trips),
+    "prior": (samples_follow_log_prob, follows_the_model, fits_better_after_fit, round_trips),
+    "decoder": (
+        works_at_every_rank_that_it_claims,
+        takes_or_explains_a_map_latent,
+        treats_examples_alone,
+        uses_a_condition_where_it_takes_one,
+        decodes_without_seeing_x,
+        round_trips,
+    ),
+    "likelihood": (
+        normalises,
+        treats_draws_alone,
+        survives_extreme_outputs,
+        has_the_gradient_of_its_values,
+        round_trips,
+    ),
+    "loss": (gives_a_number_per_example, averages_over_draws, round_trips),
+    "discriminator": (gives_logits_and_features,),
+    "condition": (gives_tokens, conditions_a_model, round_trips),
+    "weight": (is_a_finite_weight,),
+    "objective": (),
+    "recipe": (builds_from_shape_alone,),
+}
+
+
+def trains(vae: VAE) -> None:
+    """One pass and one backward pass of a model: the loss is finite, shapes are exact, every parameter learns.
+
+    Raises:
+        AssertionError: saying which of these fails.
+    """
+    _trains(vae)
+
+
+def goodness_of_fit(samples: Tensor, log_prob: Tensor) -> float:
+    """The chance of samples that fit a density this badly or worse, were they drawn from it.
+
+    Values that repeat are taken as discrete and counted. Continuous ones are judged by the volume around each sample up
+    to its nearest neighbour: times n times the density, it follows an exponential distribution.
+
+    Args:
+        samples: (n, d), a few thousand of a few dimensions.
+        log_prob: (n,) nats, at the samples.
+
+    References:
+        Pyro's `pyro.distributions.testing.gof`, whose idea this is
+    """
+    n, d = samples.shape
+    values, index, counts = samples.unique(dim=0, return_inverse=True, return_counts=True)
+    if len(values) < n // 4:
+        p = torch.zeros(len(values), dtype=torch.float64).scatter_(0, index.cpu(), log_prob.double().exp().cpu())
+        if abs(float(p.sum()) - 1) > 0.01:
+            return 0.0  # everything that can be drawn was, and the masses do not add up to one
+        often = p * n > 5
+        return _chi_square(counts.cpu()[often].double(), (p * n)[often])
+    distance = torch.cdist(samples.double(), samples.double()).fill_diagonal_(math.inf).min(1).values
+    log_ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
+    exponential = n * (log_prob.double() + log_ball + d * distance.log()).exp()
+    uniform = 1 - (-exponential).exp()
+    bins = 20
+    seen = torch.histc(uniform, bins, 0, 1)
+    return _chi_square(seen, torch.full_like(seen, n / bins))
+
+
+def _chi_square(seen: Tensor, expected: Tensor) -> float:
+    statistic = ((seen - expected).square() / expected).sum()
+    freedom = torch.tensor(max(len(seen) - 1, 1), dtype=torch.float64)
+    return float(torch.special.gammaincc(freedom / 2, statistic.double() / 2))
+
+
+# -- what the laws are made of -----------------------------------------------------------------------------------------
+
+
+def _shapes(subject: Subject) -> list[tuple[int, ...]]:
+    return [SHAPES[rank] for rank in getattr(subject.target, "ranks", (0,))]
+
+
+def _range(subject: Subject) -> tuple[float, float] | None:
+    return getattr(subject.target, "support", None)
+
+
+def _fitting_likelihood(subject: Subject) -> Spec:
+    """A likelihood that the loss under test takes."""
+    try:
+        subject.model(likelihood=use("gaussian", scale=1.0))
+    except BuildError:
+        return use("bernoulli")
+    return use("gaussian", scale=1.0)
+
+
+def _the_loss(vae: VAE) -> nn.Module:
+    terms: Any = vae.objective.terms
+    return list(terms.values())[-1]
+
+
+def _data(vae: VAE, n: int) -> Tensor:
+    low, high = vae.data_range or (-1.0, 1.0)
+    with _seed(0):
+        return torch.rand(n, *vae.input_shape) * (high - low) + low
+
+
+def _cond(vae: VAE, n: int) -> Any:
+    condition: Any = vae.condition
+    return None if condition is None else condition.example(n)
+
+
+def _still(vae: VAE, x: Tensor, lead: tuple[int, ...] = ()) -> Output:
+    """An Output without chance: z is the mode of q(z|x), repeated along `lead`."""
+    level = vae.encode(x)
+    z = level.mode.expand(*lead, *level.mode.shape)
+    y = vae.decoder(z.reshape(-1, *vae.latent_shape)).unflatten(0, (*lead, len(x)))
+    return Output(x, y, vae.likelihood(y), (replace(level, z=z),))
+
+
+def _trains(vae: VAE) -> None:
+    x, cond = _data(vae, 4), _cond(vae, 4)
+    out = vae(x, cond)
+    assert out.p_x.event_shape == vae.input_shape, f"x̂ has the shape {tuple(out.p_x.event_shape)}"
+    _every_parameter_learns(vae, lambda: vae.loss(x, cond).total)
+    with torch.no_grad():
+        assert vae.reconstruct(x, cond).shape == x.shape, "a reconstruction has another shape than the data"
+        drawn = vae.sample(4, cond)
+    assert drawn.shape == x.shape and torch.isfinite(drawn).all(), "a sample has another shape, or is not finite"
+
+
+def _every_parameter_learns(module: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """The loss is finite, and its gradient is finite and non-zero in every parameter that is not frozen."""
+    _perturbed(module).zero_grad()
+    value = loss()
+    assert torch.isfinite(value), f"the loss is {float(value.detach())}"
+    value.backward()
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None, f"no gradient reaches {name}"
+            assert torch.isfinite(p.grad).all(), f"the gradient of {name} is not finite"
+            assert p.grad.any(), f"the gradient of {name} is zero"
+
+
+def _perturbed(module: Any) -> Any:
+    """Parameters moved a little, so that layers that start at zero pass something on."""
+    with torch.no_grad(), _seed(1):
+        for p in module.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return module
+
+
+def _round_trips(vae: VAE) -> None:
+    _perturbed(vae).eval()
+    spec = vae.spec
+    assert spec is not None
+    assert Spec.from_json(spec.to_json()) == spec, "the spec changes through JSON"
+    assert Spec.from_yaml(spec.to_yaml()) == spec, "the spec changes through YAML"
+    assert build(json.loads(spec.to_json())).spec == spec, "a model built from the spec has another spec"
+    x, cond = _data(vae, 2), _cond(vae, 2)
+    expected = vae.reconstruct(x, cond)
+    _close(copy.deepcopy(vae).reconstruct(x, cond), expected, "a copy", exact=True)
+    with tempfile.TemporaryDirectory() as folder:
+        vae.save_pretrained(folder)
+        _close(load(folder, trust=True).reconstruct(x, cond), expected, "a saved and loaded model", exact=True)
+
+
+def _fits(samples: Tensor, log_prob: Tensor) -> None:
+    chance = goodness_of_fit(samples.flatten(1), log_prob)
+    assert chance > FAILURE_RATE, f"draws do not follow the density (p = {chance:.2g})"
+
+
+def _close(a: Tensor, b: Tensor, what: str, *, exact: bool = False) -> None:
+    tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-4, "atol": 1e-4}
+    assert torch.allclose(a, b, **tolerance), f"{what} differ by up to {float((a - b).detach().abs().max()):.3g}"
+
+
+@contextmanager
+def _seed(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        yield
