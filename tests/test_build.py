@@ -146,7 +146,9 @@ def test_the_constructor_alone_makes_a_model_from_modules():
 
 
 def test_the_drawing_shows_parts_arguments_shapes_and_terms():
-    text = str(vaekit.build("conditional_vae", latent=4, encoder={"width": 16}, loss={"nll": 1.0, "kl": ramp(0, 2, steps=9)}))
+    text = str(
+        vaekit.build("conditional_vae", latent=4, encoder={"width": 16}, loss={"nll": 1.0, "kl": ramp(0, 2, steps=9)})
+    )
     for shown in (
         "VAE conditional_vae", "x (b, 1, 28, 28)", "conv(width=16)", "h (b, 64, 4, 4)", "z (b, 4) ~ Normal", "cond (b, 1, 64)",
         "p(x|z) Bernoulli", "class(classes=10)", "1 nll + ramp(", "k parameters",
@@ -187,7 +189,9 @@ def test_a_spec_of_a_whole_model_has_no_unknown_slots():
         vaekit.build(Spec("vae", "flat", {"encodr": "mlp", "encoder": "mlp", "decoder": "mlp"}))
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"]
+)
 def test_timm_backbones_take_any_size_and_channel_count(backbone):
     vae = vaekit.build("conv", latent=3, input_shape=(2, 25, 37), encoder=use("timm", backbone=backbone))
     assert vae.reconstruct(torch.rand(1, 2, 25, 37)).shape == (1, 2, 25, 37)

@@ -98,7 +98,8 @@ def test_kl_of_a_pair_unknown_to_torch_is_estimated_by_the_draws():
     torch.manual_seed(0)
     q = normal([[0.3, -1.0]], [[0.5, 2.0]])
     p = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(torch.tensor([0.5, 0.5])), normal([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [2.0, 2.0]])
+        torch.distributions.Categorical(torch.tensor([0.5, 0.5])),
+        normal([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [2.0, 2.0]]),
     )
     with pytest.raises(NotImplementedError):
         kl_divergence(q, p)
@@ -131,7 +132,9 @@ def test_free_bits_stop_the_gradient_of_dimensions_below_them_only():
     assert not mean.grad[:, 0].any() and mean.grad[:, 1].all()
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", use("gaussian", scale=0.3), use("laplace", scale="learned")], ids=repr)
+@pytest.mark.parametrize(
+    "likelihood", ["bernoulli", use("gaussian", scale=0.3), use("laplace", scale="learned")], ids=repr
+)
 def test_the_gradient_of_the_loss_is_that_of_finite_differences(likelihood):
     vae = vaekit.build(
         "vae", latent=2, input_shape=(4,), encoder=use("mlp", hidden=(3,), act="tanh"), likelihood=likelihood,

@@ -130,7 +130,9 @@ def test_other_precisions_work(x):
         vae = vaekit.build("conv", latent=3, input_shape=(1, 4, 5), width=8).to(dtype)
         report = vae.loss(x)
         report.total.backward()
-        assert torch.isfinite(report.total) and vae.sample(2).dtype == (dtype if dtype == torch.float64 else torch.float32)
+        assert torch.isfinite(report.total) and vae.sample(2).dtype == (
+            dtype if dtype == torch.float64 else torch.float32
+        )
 
 
 def test_autocast_keeps_the_likelihood_in_single_precision(vae, x):

@@ -289,37 +289,42 @@ def _check_rank(kind: str, spec: Any, input_shape: tuple[int, ...]) -> None:
 def _check_support(module: nn.Module, spec: Any, data_range: tuple[float, float] | None) -> None:
     support = getattr(module, "support", None)
     if support is not None and data_range != support:
-        name = spec.name if isinstance(spec, Spec) else type(module).__name__
         fitting = [n for n in likelihood.names() if likelihood[n].support is None]
         raise BuildError(
-            f"vae.likelihood: {name!r} needs data in {support}, and data_range is {data_range}. Scale the data, or use "
-            f"{' or '.join(map(repr, fitting))}."
+            f"vae.likelihood: {_called(spec)} needs data in {support}, and data_range is {data_range}. Scale the "
+            f"data, or use {' or '.join(map(repr, fitting))}."
         )
 
 
 def _check_space(sampler: nn.Module, density: nn.Module, args: Mapping[str, Any]) -> None:
     if not (isinstance(sampler, Sampler) and isinstance(density, Prior)) or sampler.space in density.spaces:
         return
-    fitting = [n for n in prior.names() if sampler.space in prior[n].spaces]
+    fitting = ", ".join(n for n in prior.names() if sampler.space in prior[n].spaces) or "none is registered"
     raise BuildError(
-        f"vae.prior: {args['prior']!r} is a density over {' or '.join(density.spaces)} latents, and the sampler "
-        f"{args['sampler']!r} draws {sampler.space} ones. Fitting priors: {', '.join(fitting) or 'none is registered'}."
+        f"vae.prior: {_called(args['prior'])} is a density over {' or '.join(density.spaces)} latents, and the sampler "
+        f"{_called(args['sampler'])} draws {sampler.space} ones. Fitting priors: {fitting}."
     )
 
 
 def _features(module: nn.Module, input_shape: tuple[int, ...], cond_dim: int) -> tuple[int, ...]:
     """The encoder's output shape, without the batch."""
-    x = torch.empty(_BATCH, *input_shape, device="meta")
-    tokens = (torch.empty(_BATCH, 1, cond_dim, device="meta"),) if cond_dim and takes_tokens(module) else ()
-    try:
-        h = probe(module, x, *tokens)
-    except Exception as error:
-        shape = f"(b, {', '.join(map(str, input_shape))})"
-        raise BuildError(f"vae.encoder: {type(module).__name__} fails on data of shape {shape}: {error}") from error
-    if not isinstance(h, torch.Tensor) or h.ndim < 2 or len(h) != _BATCH:
-        got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
-        raise BuildError(f"vae.encoder: expected features (b, k) or (b, k, *t), got {got}.")
+    h = _run("vae.encoder", module, torch.empty(_BATCH, *input_shape, device="meta"), cond_dim)
+    if h.ndim < 2 or len(h) != _BATCH:
+        raise BuildError(f"vae.encoder: expected features (b, k) or (b, k, *t), got shape {tuple(h.shape)}.")
     return tuple(h.shape[1:])
+
+
+def _run(path: str, network: nn.Module, given: torch.Tensor, cond_dim: int) -> torch.Tensor:
+    """What one network gives on a probing pass."""
+    tokens = (torch.empty(len(given), 1, cond_dim, device="meta"),) if cond_dim and takes_tokens(network) else ()
+    shape = f"(b, {', '.join(map(str, given.shape[1:]))})"
+    try:
+        result = probe(network, given, *tokens)
+    except Exception as error:
+        raise BuildError(f"{path}: {type(network).__name__} fails on a tensor of shape {shape}: {error}") from error
+    if not isinstance(result, torch.Tensor):
+        raise BuildError(f"{path}: expected one tensor from {type(network).__name__}, got {type(result).__name__}.")
+    return result
 
 
 def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
@@ -328,6 +333,9 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Non
     shapes: dict[str, Any] = {"h": h}
     condition: Any = vae.condition
     cond = condition.example(_BATCH).to("meta") if condition is not None else None
+    z = torch.empty(_BATCH, *vae.latent_shape, device="meta")
+    y = _run("vae.decoder", vae.decoder, z, vae.wired["decoder"]["cond_dim"])
+    _same("vae.decoder", "y", tuple(y.shape), (_BATCH, *out_shape))
     try:
         out = probe(vae, x, cond)
     except BuildError:
@@ -338,7 +346,6 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Non
         raise BuildError(f"vae: expected an Output, got {type(out).__name__}.")
     (level,) = out.levels
     _same("vae.sampler", "z", tuple(level.z.shape), (_BATCH, *vae.latent_shape))
-    _same("vae.decoder", "y", tuple(out.y.shape), (_BATCH, *out_shape))
     for path, density, event in (
         ("vae.sampler", level.q, vae.latent_shape),
         ("vae.prior", level.p, vae.latent_shape),
@@ -360,6 +367,11 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Non
         "y": out_shape,
         **{key: _family(d) for key, d in (("q", level.q), ("p", level.p), ("p_x", out.p_x)) if d is not None},
     }
+
+
+def _called(part: Any) -> str:
+    """A part in a message: its name, or its class."""
+    return repr(part.name) if isinstance(part, Spec) else type(part).__name__
 
 
 def _same(path: str, what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

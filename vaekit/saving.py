@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vaekit.spec import Spec
@@ -35,11 +35,12 @@ def write_model(model: nn.Module, spec: Spec, folder: str | Path) -> None:
         CheckpointError: where the folder can't be written.
     """
     text = json.dumps(spec.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    metadata = {"format": "pt", "vaekit": __version__, "spec": text, "digest": digest(model.state_dict())}
+    state, tied = _separate(model.state_dict())
+    metadata = {"format": "pt", "vaekit": __version__, "spec": text, "digest": digest(model.state_dict()), **tied}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, lambda path: save_model(model, path, metadata))
+        write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata))
         write_atomically(folder / SPEC, lambda path: Path(path).write_text(text, encoding="utf-8"))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: can't be written ({error}). What was there before is untouched.") from error
@@ -159,6 +160,22 @@ def digest(state: Mapping[str, Tensor]) -> str:
         total.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return total.hexdigest()
+
+
+def _separate(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Contiguous tensors that share no memory, and which names of tied ones stand for which of them."""
+    first: dict[Any, str] = {}
+    tied, kept = {}, {}
+    for key, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else key
+        if place in first:
+            tied[key] = first[place]
+            continue
+        first[place] = key
+        kept[key] = tensor.contiguous()
+        if kept[key].untyped_storage().nbytes() != kept[key].nbytes:  # a view into a larger tensor
+            kept[key] = kept[key].clone()
+    return kept, tied
 
 
 def _umask() -> int:

@@ -122,13 +122,13 @@ def use(name: str | type, /, **args: Any) -> Spec:
 
 
 def term(
-    loss: "str | type | Spec | Any", weight: "float | Spec" = 1.0, *, label: str | None = None, **args: Any
+    loss: "str | type | Spec | Any", weight: "float | Spec | Any" = 1.0, *, label: str | None = None, **args: Any
 ) -> Spec:
     """One term of the objective: a loss, its weight and the loss's own arguments.
 
     Args:
         loss: a registered loss, "package.module:Class", a class, `use(...)` or a built module.
-        weight: a number or a schedule: `ramp(...)`, `cyclical(...)`, `geco(...)`.
+        weight: a number, a schedule (`ramp(...)`, `cyclical(...)`, `geco(...)`) or a built `Weight`.
         label: what the term is called in reports; the loss's name by default.
         args: the loss's own arguments.
 
@@ -142,12 +142,16 @@ def term(
     if label is not None:
         given["label"] = label
     if not isinstance(loss, (str, type)):
-        given["module"], loss = loss, type(loss).__name__
+        given["module"], loss = loss, _registered(type(loss)) or type(loss).__name__
     return Spec("term", use(loss).name, {**given, **args})
 
 
+def _registered(cls: type) -> str | None:
+    return next((n for r in registries().values() if (n := r.name_of(cls))), None)
+
+
 def _named(cls: type) -> str:
-    registered = next((n for r in registries().values() if (n := r.name_of(cls))), None)
+    registered = _registered(cls)
     if registered is None and "<locals>" in cls.__qualname__:
         raise ValueError(
             f"{cls.__qualname__} is defined inside a function, so no name leads to it. Register it, or pass an "

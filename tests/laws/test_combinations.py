@@ -38,4 +38,6 @@ def test_parts_combine(encoder, decoder, sampler, likelihood):
 @pytest.mark.parametrize("likelihood", SCALES, ids=repr)
 @pytest.mark.parametrize("decoder", vaekit.decoder.names())
 def test_every_choice_of_scale_trains(decoder, likelihood):
-    trains(vaekit.build("conv", input_shape=(3, 8, 9), latent=2, decoder=small("decoder", decoder), likelihood=likelihood))
+    trains(
+        vaekit.build("conv", input_shape=(3, 8, 9), latent=2, decoder=small("decoder", decoder), likelihood=likelihood)
+    )

@@ -30,7 +30,8 @@ SUBJECTS = [
 
 
 @pytest.mark.parametrize(
-    ("law", "subject"), [pytest.param(law, s, id=f"{s.kind}-{s.name}-{law.__name__}") for s in SUBJECTS for law in laws(s.kind)]
+    ("law", "subject"),
+    [pytest.param(law, s, id=f"{s.kind}-{s.name}-{law.__name__}") for s in SUBJECTS for law in laws(s.kind)],
 )
 def test_a_part_obeys(law, subject):
     law(subject)

@@ -44,7 +44,6 @@ class TimmEncoder(Encoder):
     """
 
     ranks = (2,)
-    compiles = False  # some of timm's backbones break the graph
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class KLLoss(Loss):
                     "kl needs a posterior with a density, and this sampler gives a point. Leave the kl term out, or "
                     "use a sampler such as 'gaussian'."
                 )
+            divergence(level)  # torch remembers the rule for the pair, which torch.compile could not look up
             if self.free_bits and _per_dimension(level) is None:
                 raise ValueError("kl: free_bits needs a KL per dimension, which this pair of q(z|x) and p(z) has not.")
 
