@@ -20,7 +20,7 @@ from vaekit.registry import Registry
 from vaekit.saving import CheckpointError, read_spec, read_weights
 from vaekit.spec import Spec, term
 from vaekit.vae import VAE, takes_tokens
-from vaekit.wiring import BuildError, as_spec, make, probe, resolve
+from vaekit.wiring import BuildError, as_spec, make, probe, resolve, run_for_real
 
 SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "objective")
 _DEFAULTS = {"sampler": "gaussian", "prior": "standard", "likelihood": "gaussian", "objective": "weighted_sum"}
@@ -353,12 +353,10 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Non
     ):
         if density is not None:
             _same(path, "the event", tuple(density.event_shape), event)
-    for label, module in getattr(vae.objective, "terms", {}).items():
-        if isinstance(module, Loss):
-            try:
-                module.check(out)
-            except ValueError as error:
-                raise BuildError(f"vae.loss.{label}: {error}") from error
+    try:
+        _check_losses(vae, out)
+    except RuntimeError:  # a part made real tensors on the probing pass, which do not mix with meta ones
+        _check_losses(vae, run_for_real(vae, (x, cond)))
     if vae.condition is not None:
         shapes["cond"] = tuple(probe(vae.condition, cond, _BATCH).shape[1:])
     vae.shapes = {
@@ -367,6 +365,15 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Non
         "y": out_shape,
         **{key: _family(d) for key, d in (("q", level.q), ("p", level.p), ("p_x", out.p_x)) if d is not None},
     }
+
+
+def _check_losses(vae: VAE, out: Output) -> None:
+    for label, module in getattr(vae.objective, "terms", {}).items():
+        if isinstance(module, Loss):
+            try:
+                module.check(out)
+            except ValueError as error:
+                raise BuildError(f"vae.loss.{label}: {error}") from error
 
 
 def _called(part: Any) -> str:

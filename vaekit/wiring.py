@@ -155,7 +155,7 @@ def probe(module: nn.Module, *args: Any) -> Any:
                 return functional_call(module, state, args)
         except (NotImplementedError, RuntimeError):
             pass  # the error of the real pass below says more
-    return _real(module, args)
+    return run_for_real(module, args)
 
 
 def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -163,7 +163,8 @@ def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(k, v) for k, v in named if not isinstance(v, (nn.UninitializedParameter, nn.UninitializedBuffer))]
 
 
-def _real(module: nn.Module, args: tuple[Any, ...]) -> Any:
+def run_for_real(module: nn.Module, args: tuple[Any, ...]) -> Any:
+    """What `module(*args)` gives in evaluation mode, with 0.5 and 0 in place of meta tensors."""
     like = next((p for p in module.parameters() if not isinstance(p, nn.UninitializedParameter)), torch.zeros(()))
 
     def real(value: Any) -> Any:
