@@ -255,6 +255,14 @@ class Registry(Generic[T]):
         self._plugins = None
         self._broken.clear()
 
+    def plugins(self) -> dict[str, str]:
+        """Names that other packages offer, each with the package and whether it loads."""
+        told = {}
+        for name, points in self._plugin_points().items():
+            broken = "" if self._try_load(name) else f", broken: {self._broken.get(name, 'offered twice')}"
+            told[name] = " and ".join(map(_origin, points)) + broken
+        return told
+
     def _load_plugin(self, name: str) -> None:
         points = self._plugin_points()[name]
         if len({p.value for p in points}) > 1:

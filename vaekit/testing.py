@@ -554,7 +554,9 @@ def _fits(samples: Tensor, log_prob: Tensor) -> None:
 
 def _close(a: Tensor, b: Tensor, what: str, *, exact: bool = False) -> None:
     tolerance = 0.0 if exact else 1e-4
-    assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), f"{what} differ by up to {float((a - b).detach().abs().max()):.3g}"
+    assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), (
+        f"{what} differ by up to {float((a - b).detach().abs().max()):.3g}"
+    )
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: where x has another shape, type, device or range than the model was built for, or holds NaN.
         """
-        x = self._check(x)
+        x = self.check(x)
         tokens = self._embed(cond, len(x))
         level = self._posterior(x, tokens, sample_shape)
         y = self._decode(level.z, tokens)
@@ -111,7 +111,7 @@ class VAE(nn.Module):
 
     def _call(self, stage: str, x: Tensor, tokens: Tensor | None) -> Any:
         network = getattr(self, stage)
-        weight = next(network.parameters(), None)
+        weight = first_parameter(network)
         if weight is not None and weight.dtype != x.dtype:
             x = x.to(weight.dtype)
         return network(x, tokens) if tokens is not None and self._conditional[stage] else network(x)
@@ -143,7 +143,7 @@ class VAE(nn.Module):
             n: draws per example; z is (b, *latent) for one and (n, b, *latent) for more.
             cond: what the condition takes.
         """
-        x = self._check(x)
+        x = self.check(x)
         tokens = self._embed(cond, len(x))
         level = self._posterior(x, tokens, () if _positive(n=n) == 1 else (n,))
         return replace(level, p=self._prior(tokens))
@@ -258,7 +258,7 @@ class VAE(nn.Module):
         References:
             Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
         """
-        x = self._check(x)
+        x = self.check(x)
         tokens = self._embed(cond, len(x))
         prior = self._prior(tokens)
         h = self._call("encoder", x, tokens)
@@ -365,13 +365,20 @@ class VAE(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        weight = next(self.parameters(), None)
+        weight = first_parameter(self)
         return weight.device if weight is not None else torch.device("cpu")
 
     # -- bad input -----------------------------------------------------------------------------------------------
 
-    def _check(self, x: Tensor) -> Tensor:
-        """x in the model's precision, or an error that says what is wrong with it."""
+    def check(self, x: Tensor) -> Tensor:
+        """x in the model's precision, or an error that says what is wrong with it.
+
+        Shape, type and device are looked at on every pass, values on every pass on the CPU and on the first one
+        elsewhere, since reading them waits for the device.
+
+        Raises:
+            ValueError: where x does not fit the model.
+        """
         if not isinstance(x, Tensor):
             raise ValueError(f"vae: expected a tensor, got {type(x).__name__}. Use torch.as_tensor(x).")
         if tuple(x.shape[1:]) != self.input_shape:
@@ -379,7 +386,7 @@ class VAE(nn.Module):
         if not x.is_floating_point():
             hint = "x.float() / 255" if x.dtype == torch.uint8 and self.data_range == (0.0, 1.0) else "x.float()"
             raise ValueError(f"vae: expected floating-point data in {self._range}, got {x.dtype}. Use {hint}.")
-        weight = next(self.parameters(), None)
+        weight = first_parameter(self)
         if weight is not None:
             if weight.device != x.device:
                 raise ValueError(
@@ -428,6 +435,20 @@ class VAE(nn.Module):
     @property
     def _range(self) -> str:
         return "any range" if self.data_range is None else f"[{self.data_range[0]:g}, {self.data_range[1]:g}]"
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """The first parameter that a module holds: its device and precision stand for the module's.
+
+    `next(module.parameters())` walks and remembers the whole tree first, which shows in a small model's step.
+    """
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for child in module._modules.values():
+        if child is not None and (found := first_parameter(child)) is not None:
+            return found
+    return None
 
 
 def takes_tokens(network: nn.Module) -> bool:
