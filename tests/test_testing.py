@@ -7,7 +7,18 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 import vaekit
 from vaekit import Level
-from vaekit.kinds import Condition, Decoder, Discriminator, Encoder, FittedPrior, Likelihood, Loss, Prior, Sampler, Weight
+from vaekit.kinds import (
+    Condition,
+    Decoder,
+    Discriminator,
+    Encoder,
+    FittedPrior,
+    Likelihood,
+    Loss,
+    Prior,
+    Sampler,
+    Weight,
+)
 from vaekit.layers.head import Head
 from vaekit.registry import registries
 from vaekit.testing import check, goodness_of_fit, laws
@@ -124,7 +135,11 @@ def test_a_decoder_that_looks_at_x(broken):
         assert torch.autograd.grad(vae.predict(torch.randn(3, 2)).mean.sum(), x)[0].any(), "the cheat works"
         model = vaekit.testing.Subject.model
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(vaekit.testing.Subject, "model", lambda self, shape=(6,), **k: model(self, shape, **{"encoder": "spying", **k}))
+            patch.setattr(
+                vaekit.testing.Subject,
+                "model",
+                lambda self, shape=(6,), **k: model(self, shape, **{"encoder": "spying", **k}),
+            )
             broken("decoder", Cheating, "(treats_examples_alone|decodes_without_seeing_x)")
             subject = None
             registries()["decoder"]("broken_part")(Cheating)

@@ -50,7 +50,7 @@ def _parser() -> Any:
     demo_.add_argument("--root", type=str, default=".", help="folder of MNIST's IDX files, for --data mnist")
     demo_.add_argument("--out", type=str, default="runs/demo", help="folder for what comes out")
     demo_.add_argument("--force", action="store_true", help="replace a run that is already there")
-    demo_.add_argument("--recipe", type=str, default="mlp", help="a name that `vaekit list recipe` shows")
+    demo_.add_argument("--recipe", type=str, default="", help="a recipe's name; conv for digits, mlp for MNIST")
     demo_.add_argument("--latent", type=int, default=8, help="size of the latent vector")
     demo_.add_argument("--epochs", type=int, default=0, help="passes over the data; 0: 100 for digits, 10 for MNIST")
     demo_.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
@@ -128,11 +128,14 @@ def demo(data: str, root: str, out: str, force: bool, recipe: str, latent: int, 
     began = time.perf_counter()
     (x, _), (test, labels) = digits() if data == "digits" else mnist(root)
     test = test.float() / 255 if test.dtype == torch.uint8 else test
+    usual = {"digits": ("conv", 100, 64, 2e-3), "mnist": ("mlp", 10, 128, 1e-3)}[data]
+    recipe, epochs, batch_size, lr = recipe or usual[0], epochs or usual[1], *usual[2:]
+    folder = Path(out)
     torch.manual_seed(0)
     vae = vaekit.build(recipe, latent=latent, input_shape=tuple(x.shape[1:]))
-    epochs = epochs or (100 if data == "digits" else 10)
-    folder = Path(out)
-    trainer = Trainer(vae, x, test, epochs=epochs, output_dir=folder, overwrite=force, device=device)
+    trainer = Trainer(
+        vae, x, test, epochs=epochs, batch_size=batch_size, lr=lr, output_dir=folder, overwrite=force, device=device
+    )
     print(vae)
     print(f"\n{len(x):,} {data} to train on, {len(test):,} to test, {epochs} epochs on {trainer.device}")
     before = trainer.evaluate()

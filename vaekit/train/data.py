@@ -1,7 +1,8 @@
 """Anything that holds data, as batches on the device: tensors, arrays, datasets, loaders."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +12,16 @@ Batch = tuple[Tensor, Tensor | None]
 """x (b, *data) and what the condition takes, or None."""
 
 
-class Batches(Protocol):
+class Batches(ABC):
     """Data that can be gone through again and again, in an order that the seed and the epoch fix."""
 
+    @abstractmethod
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch."""
-        ...
 
+    @abstractmethod
     def __len__(self) -> int:
         """Batches in an epoch."""
-        ...
 
 
 def batches(data: Any, batch_size: int, *, shuffle: bool, seed: int, num_workers: int, name: str) -> Batches:
@@ -64,7 +65,7 @@ def batches(data: Any, batch_size: int, *, shuffle: bool, seed: int, num_workers
     return TensorBatches(x, labels, batch_size, shuffle=shuffle, seed=seed)
 
 
-class TensorBatches:
+class TensorBatches(Batches):
     """Batches out of tensors in memory, by index: no loader, no Python for each example.
 
     Args:
@@ -94,7 +95,7 @@ class TensorBatches:
             yield self.x[index], None if self.labels is None else self.labels[index]
 
 
-class LoaderBatches:
+class LoaderBatches(Batches):
     """Batches out of a `DataLoader`.
 
     Args:

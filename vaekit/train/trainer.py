@@ -198,7 +198,8 @@ class Trainer:
         taken = [name for name in ("history.json", "last", "best") if (folder / name).exists()]
         if taken and not overwrite:
             raise CheckpointError(
-                f"{folder}: already holds a run ({', '.join(taken)}). Choose another output_dir, or set overwrite=True."
+                f"{folder}: already holds a run ({', '.join(taken)}). Choose another output_dir, or set overwrite=True "
+                "(--force on the command line)."
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
