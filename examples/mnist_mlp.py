@@ -33,9 +33,8 @@ def main() -> None:
     history = vaekit.Trainer(vae, x, x_test, epochs=given.epochs, batch_size=128, lr=1e-3).fit()
     for row in history.rows:
         print(f"epoch {row['epoch']:>2}: -ELBO train {row['train/total']:.2f}, test {row['val/total']:.2f} nats")
-    print(
-        f"test -ELBO {history['val/total'][-1]:.2f} nats after {given.epochs} epochs, {time.perf_counter() - began:.0f} s"
-    )
+    seconds = time.perf_counter() - began
+    print(f"test -ELBO {history['val/total'][-1]:.2f} nats after {given.epochs} epochs, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,10 @@ class Trainer:
     def fit(self) -> History:
         """Train, and return the history. The model stays on the device, in training mode."""
         accelerator = self._accelerate.Accelerator(cpu=self.device.type == "cpu")
-        step, optimizer = accelerator.prepare(TrainStep(self.vae), self.optimizer)
+        step, optimizer, backward = TrainStep(self.vae), self.optimizer, Tensor.backward
+        if accelerator.num_processes > 1:
+            step, optimizer = accelerator.prepare(step, optimizer)
+            backward = accelerator.backward  # alone it is not used: it looks for optional packages at every step
         best, done, began = float("inf"), 0, time.perf_counter()
         quiet = None if self.progress is None else not self.progress  # None: where there is no terminal
         with _own_noise(self.seed, self.device), tqdm(total=self.steps, disable=quiet, unit="step") as bar:
@@ -112,7 +115,7 @@ class Trainer:
                 for x, cond in self._batches(self.train, epoch):
                     optimizer.zero_grad(set_to_none=True)
                     report = step(x, cond)
-                    accelerator.backward(report.total)
+                    backward(report.total)
                     optimizer.step()
                     meter.add(report, len(x))
                     done, seen = done + 1, seen + len(x)
