@@ -344,9 +344,10 @@ def gives_tokens(subject: Subject) -> None:
     _every_parameter_learns(condition, lambda: condition(condition.example(4), 4).square().sum())
 
 
-def conditions_a_model(subject: Subject) -> None:
-    """A model with the condition trains, samples and reconstructs."""
-    _trains(subject.model())
+def trains_in_a_model(subject: Subject) -> None:
+    """A model with the part has a finite loss, every parameter learns, and it samples and reconstructs."""
+    if not (subject.kind == "prior" and issubclass(subject.target, FittedPrior)):  # that one is fitted, not trained
+        _trains(subject.model())
 
 
 def gives_logits_and_features(subject: Subject) -> None:
@@ -394,8 +395,14 @@ _LAWS: Mapping[str, tuple[Law, ...]] = {
         uses_a_condition_where_it_takes_one,
         round_trips,
     ),
-    "sampler": (draws_of_every_shape, draws_follow_their_density, survives_extreme_features, round_trips),
-    "prior": (samples_follow_log_prob, follows_the_model, fits_better_after_fit, round_trips),
+    "sampler": (
+        draws_of_every_shape,
+        draws_follow_their_density,
+        survives_extreme_features,
+        trains_in_a_model,
+        round_trips,
+    ),
+    "prior": (samples_follow_log_prob, follows_the_model, fits_better_after_fit, trains_in_a_model, round_trips),
     "decoder": (
         works_at_every_rank_that_it_claims,
         takes_or_explains_a_map_latent,
@@ -409,11 +416,12 @@ _LAWS: Mapping[str, tuple[Law, ...]] = {
         treats_draws_alone,
         survives_extreme_outputs,
         has_the_gradient_of_its_values,
+        trains_in_a_model,
         round_trips,
     ),
-    "loss": (gives_a_number_per_example, averages_over_draws, round_trips),
+    "loss": (gives_a_number_per_example, averages_over_draws, trains_in_a_model, round_trips),
     "discriminator": (gives_logits_and_features,),
-    "condition": (gives_tokens, conditions_a_model, round_trips),
+    "condition": (gives_tokens, trains_in_a_model, round_trips),
     "weight": (is_a_finite_weight,),
     "objective": (),
     "recipe": (builds_from_shape_alone,),
