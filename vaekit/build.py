@@ -24,6 +24,7 @@ from vaekit.wiring import BuildError, as_spec, make, probe, resolve, run_for_rea
 
 SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "objective")
 _DEFAULTS = {"sampler": "gaussian", "prior": "standard", "likelihood": "gaussian", "objective": "weighted_sum"}
+_ORDER = ("recipe", "input_shape", "latent", "data_range", *SLOTS, "loss")  # of a spec, as one reads it
 _UNSET: Any = object()
 _BATCH = 2  # of the probing passes; batch norm wants more than one example
 
@@ -146,10 +147,11 @@ def _settle(base: Spec, given: Mapping[str, Any], slots: Mapping[str, Any], loss
         else:
             args.pop(slot, None)
     terms = loss if loss is not None else args.get("loss", ("nll", "kl"))
-    unknown = set(args) - {*SLOTS, "latent", "input_shape", "data_range", "loss", "recipe"}
+    unknown = set(args) - set(_ORDER)
     if unknown:
         raise BuildError(f"vae: a model has no {sorted(unknown)[0]!r}. Its slots: {', '.join(SLOTS)}, loss.")
-    return Spec("vae", "flat", {**args, "loss": _terms(terms)})
+    args["loss"] = _terms(terms)
+    return Spec("vae", "flat", {key: args[key] for key in _ORDER if key in args})
 
 
 def _terms(loss: Any) -> tuple[Spec, ...]:
