@@ -18,9 +18,15 @@ def parts(kind: str) -> str:
         arguments = ", ".join(
             f"`{_short(p)}`" for n, p in parameters(registry[name]).items() if n not in registry.wiring
         )
-        cells = [f"[`{name}`](#{_anchor(kind, name)})", about.summary, arguments or "–", ", ".join(about.tags) or "–"]
-        rows.append(" | ".join(["", *(c.replace("|", "\\|") for c in cells), _papers(about.cite) or "–", ""]).strip())
+        link = f"[`{name}`](#{_anchor(kind, name)})"
+        tags = ", ".join(about.tags)
+        rows.append(_row(link, about.summary, arguments or "–", tags or "–", _papers(about.cite) or "–"))
     return "\n".join(rows)
+
+
+def _row(*cells: str) -> str:
+    """A row of a Markdown table; bars inside cells would end them."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _anchor(kind: str, name: str) -> str:
@@ -47,7 +53,7 @@ def recipes() -> str:
     for name in vaekit.recipe:
         about = vaekit.recipe.about(name)
         arguments = ", ".join(f"`{_short(p)}`" for p in parameters(vaekit.recipe[name]).values())
-        rows.append(f"| [`{name}`](#{name}) | {about.summary} | {arguments} | {_papers(about.cite) or '–'} |")
+        rows.append(_row(f"[`{name}`](#{name})", about.summary, arguments, _papers(about.cite) or "–"))
     return "\n".join(rows)
 
 
