@@ -365,3 +365,11 @@ def test_the_trainer_runs_in_a_process_without_a_terminal():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout and "step" not in done.stderr, "no progress bar where nobody looks"
+
+
+def test_several_processes_are_refused(monkeypatch):
+    import accelerate
+
+    monkeypatch.setattr(accelerate.Accelerator, "num_processes", property(lambda self: 2))
+    with pytest.raises(ValueError, match="runs in one process so far, and 2 were started"):
+        train(model()).fit()

@@ -201,3 +201,16 @@ def test_a_repository_on_the_hub_is_loaded_from_its_snapshot(vae, x, tmp_path, m
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: asked.append(repo) or str(tmp_path))
     torch.testing.assert_close(vaekit.load("someone/digits").reconstruct(x), vae.reconstruct(x))
     assert asked == ["someone/digits"]
+
+
+def test_a_repository_that_can_not_be_had_and_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(vaekit.CheckpointError, match=r"someone/digits: is no folder here, .*hub \(no route\)"):
+        vaekit.load("someone/digits")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(vaekit.CheckpointError, match=r"runs/best/model\.safetensors: not found"):
+        vaekit.load("runs/best")

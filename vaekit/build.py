@@ -6,6 +6,7 @@ data flow, finds shapes by passes on the meta device, and refuses what does not 
 
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.distributions import Distribution
 from vaekit.kinds import Loss, Prior, Sampler, decoder, encoder, likelihood, prior, recipe, weight
 from vaekit.records import Output
 from vaekit.registry import Registry
-from vaekit.saving import CheckpointError, read_spec, read_weights
+from vaekit.saving import CheckpointError, fetch, read_spec, read_weights
 from vaekit.spec import Spec, term
 from vaekit.vae import VAE, takes_tokens
 from vaekit.wiring import BuildError, as_spec, make, probe, resolve, run_for_real
@@ -53,8 +54,8 @@ def build(
 
     Args:
         recipe: a name of `vaekit.recipe`, or a `Spec` (or its saved form) of a whole model.
-        latent: an int for a vector latent, (c, *t) for a map. 16 where neither this nor a recipe says.
-        input_shape: the data's shape (c, *s) without the batch. (3, 64, 64) where neither this nor a recipe says.
+        latent: an int for a vector latent, `(c, *t)` for a map. 16 where neither this nor a recipe says.
+        input_shape: the data's shape `(c, *s)` without the batch. (3, 64, 64) where neither this nor a recipe says.
         data_range: smallest and largest value of the data, (0, 1) by default; None for unbounded data.
         encoder: x → h.
         sampler: h → q(z|x) and z.
@@ -485,10 +486,8 @@ def load(folder: str | Path, *, trust: bool = False, device: str | torch.device 
         (2,)
     """
     path = Path(folder)
-    if not path.exists() and str(folder).count("/") == 1 and not str(folder).startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        path = Path(snapshot_download(str(folder), allow_patterns=["spec.json", "model.safetensors"]))
+    if not path.exists() and re.fullmatch(r"[\w-]+/[\w.-]+", str(folder)) and not path.parent.exists():
+        path = fetch(str(folder))
     spec = read_spec(path)
     foreign = sorted(_foreign(spec))
     if foreign and not trust:

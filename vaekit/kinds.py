@@ -48,10 +48,10 @@ class Part(nn.Module, ABC):
 class Encoder(Part):
     """x → h: features of the data. Knows nothing of the posterior.
 
-    A flat encoder returns one tensor, a vector (b, k) or a map (b, k, *t). An encoder for ladders returns a list of
+    A flat encoder returns one tensor, a vector (b, k) or a map `(b, k, *t)`. An encoder for ladders returns a list of
     maps, fine to coarse. With a condition it takes the condition's tokens as its second argument.
 
-    Wired by name: `in_shape` (c, *s), `latent_shape`, `cond_dim` (0 without a condition), `in_channels`.
+    Wired by name: `in_shape` `(c, *s)`, `latent_shape`, `cond_dim` (0 without a condition), `in_channels`.
     """
 
     #: numbers of spatial dimensions that the part takes
@@ -68,7 +68,7 @@ class Sampler(Part):
 
     (Drawing from a density that was fitted after training is `vae.fit_prior` here.)
 
-    `forward(h, sample_shape)` draws z of shape (*sample_shape, b, *latent_shape). `log_joint` is there for samplers
+    `forward(h, sample_shape)` draws z of shape `(*sample_shape, b, *latent_shape)`. `log_joint` is there for samplers
     that look at the model itself, such as Hamiltonian ones.
 
     Wired by name: `in_shape` (h's shape), `latent_shape`, `in_channels`, `out_channels`.
@@ -114,7 +114,7 @@ class FittedPrior(Prior):
 class Decoder(Part):
     """z → y: natural parameters of the likelihood. Never sees the encoder's features, so that prior samples decode.
 
-    Wired by name: `latent_shape`, `out_shape` (y's channels, *s), `cond_dim`, `out_channels`.
+    Wired by name: `latent_shape`, `out_shape` `(y's channels, *s)`, `cond_dim`, `out_channels`.
     """
 
     ranks: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
@@ -128,7 +128,7 @@ class Decoder(Part):
 class Likelihood(Part):
     """y → p(x|z), with the data's shape as event shape.
 
-    Wired by name: `input_shape` (c, *s), `data_range`.
+    Wired by name: `input_shape` `(c, *s)`, `data_range`.
     """
 
     #: the data range that the distribution's support needs; None where any will do

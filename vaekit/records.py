@@ -19,12 +19,12 @@ class Level:
     """One latent variable of the model: its draw z, q(z|x), p(z) and what else its sampler has to say.
 
     Args:
-        z: the draw, (*n, b, *latent).
-        q: q(z|x), event shape (*latent); None for a point that has no density.
+        z: the draw, `(*n, b, *latent)`.
+        q: q(z|x), event shape `(*latent)`; None for a point that has no density.
         p: p(z), filled in by the graph.
-        log_q: log q(z|x) at z, (*n, b) nats, where `q` can't evaluate it; `q.log_prob(z)` stands in otherwise.
+        log_q: log q(z|x) at z, `(*n, b)` nats, where `q` can't evaluate it; `q.log_prob(z)` stands in otherwise.
         index: codes of a discrete latent, as integers.
-        penalties: terms per example, (*n, b), that only the sampler can compute, such as "commitment".
+        penalties: terms per example, `(*n, b)`, that only the sampler can compute, such as "commitment".
     """
 
     z: Tensor
@@ -36,7 +36,7 @@ class Level:
 
     @property
     def mode(self) -> Tensor:
-        """The point that stands for q(z|x), (b, *latent): its mode; the draw itself where there is no q."""
+        """The point that stands for q(z|x), `(b, *latent)`: its mode; the draw itself where there is no q."""
         return self.z if self.q is None else self.q.mode
 
     @property
@@ -45,7 +45,7 @@ class Level:
         return self.q is not None or self.log_q is not None
 
     def log_posterior(self) -> Tensor:
-        """log q(z|x) at z, (*n, b) nats."""
+        """log q(z|x) at z, `(*n, b)` nats."""
         if self.log_q is not None:
             return self.log_q
         if self.q is None:
@@ -56,7 +56,7 @@ class Level:
         return self.q.log_prob(self.z)
 
     def log_prior(self) -> Tensor:
-        """log p(z) at z, (*n, b) nats."""
+        """log p(z) at z, `(*n, b)` nats."""
         if self.p is None:
             raise ValueError(
                 "log p(z) is not known: this level comes from a sampler alone. Call vae(x) or vae.encode(x)."
@@ -69,9 +69,9 @@ class Output:
     """All that one pass through the model gives, for the losses to read.
 
     Args:
-        x: the data, (b, *data).
-        y: what the decoder gives, natural parameters of the likelihood, (*n, b, channels, *spatial).
-        p_x: p(x|z), event shape (*data), batch shape (*n, b).
+        x: the data, `(b, *data)`.
+        y: what the decoder gives, natural parameters of the likelihood, `(*n, b, channels, *spatial)`.
+        p_x: p(x|z), event shape `(*data)`, batch shape `(*n, b)`.
         levels: one `Level` for the flat graph, several for a ladder.
         cond: the condition as it was given (labels, vectors, tokens), or None.
     """
@@ -84,12 +84,12 @@ class Output:
 
     @property
     def z(self) -> Tensor:
-        """The draw of the only level, (*n, b, *latent)."""
+        """The draw of the only level, `(*n, b, *latent)`."""
         (level,) = self.levels
         return level.z
 
     def log_weight(self) -> Tensor:
-        """log p(x|z) + log p(z) - log q(z|x), (*n, b) nats: the importance weight of each draw."""
+        """log p(x|z) + log p(z) - log q(z|x), `(*n, b)` nats: the importance weight of each draw."""
         levels = [level.log_prior() - level.log_posterior() for level in self.levels]
         return self.p_x.log_prob(self.x) + sum(levels)
 
@@ -114,11 +114,11 @@ class Report:
 
 
 def fold(z: Tensor, event_dims: int) -> tuple[Tensor, torch.Size]:
-    """Move sample dimensions into the batch: (*n, b, *event) to (n·b, *event), and the shape (*n, b) to undo it."""
+    """Sample dimensions into the batch: `(*n, b, *event)` to `(n·b, *event)`, with the shape `(*n, b)` to undo it."""
     lead = z.shape[: z.ndim - event_dims]
     return (z if len(lead) == 1 else z.reshape(math.prod(lead), *z.shape[len(lead) :])), lead
 
 
 def unfold(y: Tensor, lead: torch.Size) -> Tensor:
-    """Undo `fold`: (n·b, *event) to (*n, b, *event)."""
+    """Undo `fold`: `(n·b, *event)` to `(*n, b, *event)`."""
     return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])

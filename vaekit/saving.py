@@ -58,6 +58,21 @@ def push(model: nn.Module, spec: Spec, repo_id: str, *, private: bool, token: st
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a vaekit model"))
 
 
+def fetch(repo_id: str) -> Path:
+    """The folder of a model on the Hugging Face hub, downloaded once.
+
+    Raises:
+        CheckpointError: where it can't be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=[WEIGHTS, SPEC]))
+    except Exception as error:  # the hub's client has many, and some come from below it
+        told = str(error).split("\n")[0]
+        raise CheckpointError(f"{repo_id}: is no folder here, and can't be had from the hub ({told}).") from error
+
+
 _CARD = """---
 library_name: vaekit
 tags: [vaekit, vae]

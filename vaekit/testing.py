@@ -205,7 +205,7 @@ def decodes_without_seeing_x(subject: Subject) -> None:
 
 
 def draws_of_every_shape(subject: Subject) -> None:
-    """z is (*sample_shape, b, *latent) for vector and map latents, and log q is (*sample_shape, b)."""
+    """z is `(*sample_shape, b, *latent)` for vector and map latents, and log q is `(*sample_shape, b)`."""
     for in_shape, latent in (((7,), (3,)), ((4, 2, 3), (3,)), ((4, 2, 3), (2, 2, 3)), ((7,), (2, 2, 3))):
         sampler = subject.make(in_shape=in_shape, latent_shape=latent, in_channels=in_shape[0], out_channels=latent[0])
         for lead in ((), (5,), (2, 3)):

@@ -41,12 +41,12 @@ class VAE(nn.Module):
         likelihood: y → p(x|z).
         objective: Output → Report.
         condition: what is known beside x → tokens; None for an unconditional model.
-        input_shape: the data's shape without the batch, (c, *s).
+        input_shape: the data's shape without the batch, `(c, *s)`.
         latent_shape: z's shape without the batch.
         data_range: smallest and largest value of the data; None for unbounded data.
         spec: what the model was built from, for printing and saving.
 
-    Shapes: x (b, *input_shape), z (*n, b, *latent_shape), y (*n, b, channels, *s).
+    Shapes: x `(b, *input_shape)`, z `(*n, b, *latent_shape)`, y `(*n, b, channels, *s)`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class VAE(nn.Module):
         """One pass: encode, draw z, decode.
 
         Args:
-            x: data, (b, *input_shape), inside the data range.
+            x: data, `(b, *input_shape)`, inside the data range.
             cond: labels, vectors or tokens for the condition; None without one.
             sample_shape: draws of z per example, leading.
 
@@ -129,7 +129,7 @@ class VAE(nn.Module):
         return None
 
     def _log_joint(self, x: Tensor, tokens: Tensor | None, z: Tensor) -> Tensor:
-        """log p(x, z), (*n, b) nats, for samplers that look at the model."""
+        """log p(x, z), `(*n, b)` nats, for samplers that look at the model."""
         p_x = self.likelihood(self._decode(z, tokens))
         return p_x.log_prob(x) + self._prior(tokens).log_prob(z)
 
@@ -139,8 +139,8 @@ class VAE(nn.Module):
         """q(z|x), p(z) and n draws: `level.q.mean` and `level.mode` are deterministic, `level.z` is drawn.
 
         Args:
-            x: data, (b, *input_shape).
-            n: draws per example; z is (b, *latent) for one and (n, b, *latent) for more.
+            x: data, `(b, *input_shape)`.
+            n: draws per example; z is `(b, *latent)` for one and `(n, b, *latent)` for more.
             cond: what the condition takes.
         """
         x = self.check(x)
@@ -149,11 +149,11 @@ class VAE(nn.Module):
         return replace(level, p=self._prior(tokens))
 
     def decode(self, z: Tensor, cond: Any = None) -> Tensor:
-        """The mean of p(x|z), (*n, b, *input_shape), for z (*n, b, *latent_shape)."""
+        """The mean of p(x|z), `(*n, b, *input_shape)`, for z `(*n, b, *latent_shape)`."""
         return self.predict(z, cond).mean
 
     def predict(self, z: Tensor, cond: Any = None) -> Distribution:
-        """p(x|z), event shape (*input_shape), batch shape (*n, b)."""
+        """p(x|z), event shape `(*input_shape)`, batch shape `(*n, b)`."""
         if tuple(z.shape[-len(self.latent_shape) :]) != self.latent_shape or z.ndim == len(self.latent_shape):
             raise ValueError(
                 f"vae.decode: expected z of shape (…, b, {_shape(self.latent_shape)}), got {tuple(z.shape)}."
@@ -163,7 +163,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, cond: Any = None, *, sample: bool = False) -> Tensor:
-        """Data → latent → mean of p(x|z), (b, *input_shape); through the mode of q(z|x) unless `sample`."""
+        """Data → latent → mean of p(x|z), `(b, *input_shape)`; through the mode of q(z|x) unless `sample`."""
         with evaluating(self):
             level = self.encode(x, cond=cond)
             return self.decode(level.z if sample else level.mode, cond)
@@ -172,7 +172,7 @@ class VAE(nn.Module):
     def sample(
         self, n: int, cond: Any = None, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """n new examples, (n, *input_shape): z ~ p(z), then the mean of p(x|z).
+        """n new examples, `(n, *input_shape)`: z ~ p(z), then the mean of p(x|z).
 
         Args:
             n: how many.
@@ -190,10 +190,10 @@ class VAE(nn.Module):
     def interpolate(
         self, a: Tensor, b: Tensor, steps: int = 8, cond: Any = None, *, path: Literal["linear", "slerp"] = "linear"
     ) -> Tensor:
-        """From a to b through the latent, (steps, b, *input_shape); the ends are the reconstructions.
+        """From a to b through the latent, `(steps, b, *input_shape)`; the ends are the reconstructions.
 
         Args:
-            a: data, (b, *input_shape).
+            a: data, `(b, *input_shape)`.
             b: data of the same shape.
             steps: points on the way, both ends counted.
             cond: what the condition takes, the same for all steps.
@@ -215,7 +215,7 @@ class VAE(nn.Module):
         """What each latent dimension does: (len(dims), steps, b, *input_shape).
 
         Args:
-            x: data, (b, *input_shape), whose latents are changed in one dimension at a time.
+            x: data, `(b, *input_shape)`, whose latents are changed in one dimension at a time.
             dims: latent dimensions, counted over the flattened latent; None: the first 10.
             steps: values of each dimension, evenly from -span to span.
             span: how far to go.
@@ -250,7 +250,7 @@ class VAE(nn.Module):
         `vae.eval()` first.
 
         Args:
-            x: data, (b, *input_shape).
+            x: data, `(b, *input_shape)`.
             n: draws per example.
             cond: what the condition takes.
             chunk: draws decoded at a time; None: as many as make 4,096 examples with the batch.
@@ -284,7 +284,7 @@ class VAE(nn.Module):
 
         Args:
             name: a prior that can be fitted, by name, as `use(...)`, as a class or as a module.
-            data: a tensor (n, *input_shape), or an iterable of batches (tensors, or tuples that start with one).
+            data: a tensor `(n, *input_shape)`, or an iterable of batches (tensors, or tuples that start with one).
             batch_size: examples encoded at a time where `data` is a tensor.
             args: the prior's own arguments.
 

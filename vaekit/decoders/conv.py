@@ -21,7 +21,7 @@ class ConvDecoder(Decoder):
 
     Nearest-neighbour upsampling to the exact size, odd ones too, and no transposed convolution: no checkerboard.
 
-    Shapes: z (b, *latent) → y (b, *out_shape) with 1 to 3 spatial dimensions.
+    Shapes: z `(b, *latent)` → y `(b, *out_shape)` with 1 to 3 spatial dimensions.
 
     Args:
         latent_shape: the latent's shape, which fixes the depth where it is a map; wired.

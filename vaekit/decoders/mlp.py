@@ -14,7 +14,7 @@ from vaekit.layers.perceptron import Activation, Perceptron
 class MLPDecoder(Decoder):
     """y = W act(W … act(W z)): linear layers on the flattened latent, the last one without an activation.
 
-    Shapes: z (b, *latent) → y (b, *out_shape) of any rank.
+    Shapes: z `(b, *latent)` → y `(b, *out_shape)` of any rank.
 
     Args:
         latent_shape: the latent's shape, wired.

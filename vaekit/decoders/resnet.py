@@ -20,7 +20,7 @@ class ResNetDecoder(Decoder):
 
         z ─► stem ─► [residual × blocks ─ ↑2 conv] × depth ─► residual × blocks ─ norm ─ silu ─ conv ─► y
 
-    Shapes: z (b, *latent) → y (b, *out_shape) with 1 to 3 spatial dimensions of any size.
+    Shapes: z `(b, *latent)` → y `(b, *out_shape)` with 1 to 3 spatial dimensions of any size.
 
     Args:
         latent_shape: the latent's shape, which fixes the depth where it is a map; wired.

@@ -58,7 +58,7 @@ class UNetAttnDecoder(Decoder):
 
     A vector latent is projected to a few tokens, a map latent has one per position.
 
-    Shapes: z (b, *latent) → y (b, *out_shape) with 1 to 3 spatial dimensions of any size.
+    Shapes: z `(b, *latent)` → y `(b, *out_shape)` with 1 to 3 spatial dimensions of any size.
 
     Args:
         latent_shape: the latent's shape, which fixes the depth where it is a map; wired.

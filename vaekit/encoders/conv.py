@@ -18,7 +18,7 @@ class ConvEncoder(Encoder):
 
         x ─► [conv ↓2 ─ norm ─ (modulation by cond) ─ silu] × depth ─► h
 
-    Shapes: x (b, c, *s) with 1 to 3 spatial dimensions of any size → h (b, width·2^(depth-1), *⌈s/2^depth⌉).
+    Shapes: x `(b, c, *s)` with 1 to 3 spatial dimensions of any size → h `(b, k, *⌈s/2^depth⌉)`.
 
     Args:
         in_shape: the data's shape, wired.

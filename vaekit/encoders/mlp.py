@@ -14,7 +14,7 @@ from vaekit.layers.perceptron import Activation, Perceptron
 class MLPEncoder(Encoder):
     """h = act(W … act(W x)): linear layers on the flattened data.
 
-    Shapes: x (b, c, *s) of any rank → h (b, hidden[-1]).
+    Shapes: x `(b, c, *s)` of any rank → h (b, hidden[-1]).
 
     Args:
         in_shape: the data's shape, wired.

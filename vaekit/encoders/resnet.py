@@ -19,7 +19,7 @@ class ResNetEncoder(Encoder):
 
         x ─► conv ─► [residual × blocks ─ conv ↓2] × depth ─► residual × blocks ─ norm ─ silu ─► h
 
-    Shapes: x (b, c, *s) with 1 to 3 spatial dimensions of any size → h (b, k, *⌈s/2^depth⌉).
+    Shapes: x `(b, c, *s)` with 1 to 3 spatial dimensions of any size → h `(b, k, *⌈s/2^depth⌉)`.
 
     Args:
         in_shape: the data's shape, wired.

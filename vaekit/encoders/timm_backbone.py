@@ -16,7 +16,7 @@ from vaekit.optional import require
 class TimmEncoder(Encoder):
     """h = a feature map of a timm backbone, of images padded to the backbone's stride.
 
-    A vector latent reads the coarsest map; a map latent (c, *t) picks the map of its own size. A backbone that has no
+    A vector latent reads the coarsest map; a map latent `(c, *t)` picks the map of its own size. A backbone that has no
     feature maps gives its pooled features, for vector latents only.
 
     Shapes: x (b, c, h, w) of any size and channel count → h (b, k, ⌈h/r⌉, ⌈w/r⌉), r the map's stride.

@@ -49,7 +49,7 @@ class UNetAttnEncoder(Encoder):
 
     The down path hands nothing to the decoder: all that the decoder knows of x goes through z.
 
-    Shapes: x (b, c, *s) with 1 to 3 spatial dimensions of any size → h (b, k, *⌈s/2^depth⌉).
+    Shapes: x `(b, c, *s)` with 1 to 3 spatial dimensions of any size → h `(b, k, *⌈s/2^depth⌉)`.
 
     Args:
         in_shape: the data's shape, wired.

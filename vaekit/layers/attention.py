@@ -10,7 +10,7 @@ from vaekit.layers.norm import group_norm
 
 
 class SelfAttention(nn.Module):
-    """x + attention(norm(x)) over all positions of a map. (b, c, *s) → (b, c, *s)."""
+    """x + attention(norm(x)) over all positions of a map. `(b, c, *s)` → `(b, c, *s)`."""
 
     def __init__(self, channels: int, *, heads: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """x + attention(norm(x), tokens): every position of a map reads the tokens, or a learned empty one.
 
-    Shapes: x (b, c, *s), tokens (b, t, token_dim) → (b, c, *s).
+    Shapes: x `(b, c, *s)`, tokens (b, t, token_dim) → `(b, c, *s)`.
     """
 
     def __init__(self, channels: int, token_dim: int, *, heads: int) -> None:

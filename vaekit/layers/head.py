@@ -10,7 +10,7 @@ from vaekit.layers.resample import convolution
 
 
 class Head(nn.Module):
-    """h → `groups` tensors of the latent's shape, stacked: (b, groups, *latent).
+    """h → `groups` tensors of the latent's shape, stacked: `(b, groups, *latent)`.
 
     A vector latent reads all of h through one linear layer, and so does a map latent that meets a vector h. A map
     latent that meets a map h of its size reads it position by position, through a 1-convolution.
@@ -40,7 +40,7 @@ class Head(nn.Module):
 
 
 class Stem(nn.Module):
-    """z → the first map of a decoder, (b, channels, *size)."""
+    """z → the first map of a decoder, `(b, channels, *size)`."""
 
     def __init__(self, latent_shape: Sequence[int], channels: int, size: Sequence[int]) -> None:
         super().__init__()

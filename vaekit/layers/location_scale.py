@@ -131,7 +131,7 @@ class OptimalScale(Distribution):
         return self.loc
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(value) at the scale that is best for `value`, (*n, b) nats."""
+        """log p(value) at the scale that is best for `value`, `(*n, b)` nats."""
         return self.likelihood.spread(self.loc, self.likelihood.optimal_scale(value - self.loc)).log_prob(value)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:

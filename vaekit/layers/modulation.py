@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class Modulation(nn.Module):
     """x · (1 + a(c)) + b(c), with a and b linear in the mean of the condition's tokens c, and zero at first.
 
-    Shapes: x (b, k, *s), cond (b, t, cond_dim) → (b, k, *s).
+    Shapes: x `(b, k, *s)`, cond (b, t, cond_dim) → `(b, k, *s)`.
 
     References:
         FiLM: Visual Reasoning with a General Conditioning Layer (Perez et al., 2018), https://arxiv.org/abs/1709.07871

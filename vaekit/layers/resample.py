@@ -31,7 +31,7 @@ def pyramid(size: Sequence[int], depth: int) -> list[tuple[int, ...]]:
 def depth_for(size: Sequence[int], latent_shape: Sequence[int], depth: int | None, *, smallest: int = 4) -> int:
     """How often a map of `size` is halved on the way to the latent.
 
-    A map latent (c, *t) fixes it; for a vector latent it is `depth`, or, where that is None, what brings the longest
+    A map latent `(c, *t)` fixes it; for a vector latent it is `depth`, or, where that is None, what brings the longest
     side to at most `smallest`.
 
     Raises:
@@ -60,7 +60,7 @@ def depth_for(size: Sequence[int], latent_shape: Sequence[int], depth: int | Non
 
 
 class Downsample(nn.Module):
-    """Strided 3-convolution that halves each side, odd sides upwards. (b, c_in, *s) → (b, c_out, *⌈s/2⌉)."""
+    """Strided 3-convolution that halves each side, odd sides upwards. `(b, c_in, *s)` → `(b, c_out, *⌈s/2⌉)`."""
 
     def __init__(self, rank: int, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling to exactly `size`, then a 3-convolution. (b, c_in, *t) → (b, c_out, *size)."""
+    """Nearest-neighbour doubling to exactly `size`, then a 3-convolution. `(b, c_in, *t)` → `(b, c_out, *size)`."""
 
     def __init__(self, rank: int, c_in: int, c_out: int, size: Sequence[int]) -> None:
         super().__init__()

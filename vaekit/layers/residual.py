@@ -15,7 +15,7 @@ class ResidualBlock(nn.Module):
         x ─┬─ norm ─ silu ─ conv ─ norm ─ (modulation by cond) ─ silu ─ dropout ─ conv ─ + ─►
            └────────────────────────── (1-conv) ────────────────────────────────────────┘
 
-    Shapes: x (b, c_in, *s), cond (b, t, cond_dim) → (b, c_out, *s).
+    Shapes: x `(b, c_in, *s)`, cond (b, t, cond_dim) → `(b, c_out, *s)`.
     """
 
     def __init__(self, rank: int, c_in: int, c_out: int, *, cond_dim: int = 0, dropout: float = 0.0) -> None:

@@ -16,7 +16,7 @@ class BernoulliLikelihood(Likelihood):
     Grey values between 0 and 1 are taken too, as is customary; the sum is then the negative cross-entropy and no
     normalised density (`continuous_bernoulli` is the density).
 
-    Shapes: y (*n, b, *input_shape), event shape (*input_shape). Unit: nats.
+    Shapes: y `(*n, b, *input_shape)`, event shape `(*input_shape)`. Unit: nats.
 
     Args:
         input_shape: the data's shape, wired.

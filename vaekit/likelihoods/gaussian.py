@@ -18,7 +18,7 @@ class GaussianLikelihood(Likelihood):
     With σ fixed at 1 this is half the squared error plus a constant. A fitted σ balances reconstruction and KL by
     itself, so that β needs no tuning.
 
-    Shapes: y (*n, b, channels(c), *s), event shape (*input_shape). Unit: nats.
+    Shapes: y (*n, b, channels(c), *s), event shape `(*input_shape)`. Unit: nats.
 
     Args:
         input_shape: the data's shape, wired.

@@ -15,7 +15,7 @@ from vaekit.layers.location_scale import LocationScale, Scale
 class LaplaceLikelihood(Likelihood):
     """log p(x|z) = Σ_i log Laplace(x_i; y_i, s): absolute errors, weighed by a scale that is fixed or fitted.
 
-    Shapes: y (*n, b, channels(c), *s), event shape (*input_shape). Unit: nats.
+    Shapes: y (*n, b, channels(c), *s), event shape `(*input_shape)`. Unit: nats.
 
     Args:
         input_shape: the data's shape, wired.

@@ -106,7 +106,7 @@ def divergence(level: Level) -> Tensor:
 
 
 def _per_dimension(level: Level) -> Tensor | None:
-    """KL of each latent dimension, (b, *latent), where q and p are products over dimensions; None elsewhere."""
+    """KL of each latent dimension, `(b, *latent)`, where q and p are products over dimensions; None elsewhere."""
     q, p = level.q, level.p
     if level.log_q is not None or not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None

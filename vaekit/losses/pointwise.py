@@ -11,7 +11,7 @@ from vaekit.records import Output
 
 
 def _per_example(error: Tensor, x: Tensor) -> Tensor:
-    """(*n, b, *data) → (b,): summed over the data, averaged over draws."""
+    """`(*n, b, *data)` → (b,): summed over the data, averaged over draws."""
     error = error.flatten(-(x.ndim - 1)).sum(-1)
     return error.flatten(0, -2).mean(0) if error.ndim > 1 else error
 

@@ -14,7 +14,7 @@ from vaekit.kinds import Prior, prior
 class StandardPrior(Prior):
     """p(z) = N(z; 0, I).
 
-    Shapes: event shape (*latent), batch shape (). Unit of log p: nats.
+    Shapes: event shape `(*latent)`, batch shape (). Unit of log p: nats.
 
     Args:
         latent_shape: the latent's shape, wired.

@@ -34,7 +34,7 @@ def vae(*, latent: Latent = 16, input_shape: Sequence[int] = (1, 28, 28), data_r
     """The plain VAE: -ELBO = nll + KL.
 
     Args:
-        latent: a size, or a map (c, *t).
+        latent: a size, or a map `(c, *t)`.
         input_shape: the data's shape.
         data_range: smallest and largest value of the data; None for unbounded data.
 
@@ -49,7 +49,7 @@ def ae(*, latent: Latent = 16, input_shape: Sequence[int] = (1, 28, 28), data_ra
     """A plain autoencoder: a point in place of q(z|x), and the squared error alone.
 
     Args:
-        latent: a size, or a map (c, *t).
+        latent: a size, or a map `(c, *t)`.
         input_shape: the data's shape.
         data_range: smallest and largest value of the data; None for unbounded data.
 
@@ -71,7 +71,7 @@ def beta_vae(
     """nll + β KL: with β > 1 latent dimensions tend to separate, at the price of reconstruction.
 
     Args:
-        latent: a size, or a map (c, *t).
+        latent: a size, or a map `(c, *t)`.
         input_shape: the data's shape.
         data_range: smallest and largest value of the data; None for unbounded data.
         beta: the KL's weight, for an nll summed over the data's values; β = 1 is the ELBO.
@@ -90,7 +90,7 @@ def sigma_vae(
     """A Gaussian likelihood whose variance is the batch's own mean squared error: no weight to tune.
 
     Args:
-        latent: a size, or a map (c, *t).
+        latent: a size, or a map `(c, *t)`.
         input_shape: the data's shape.
         data_range: smallest and largest value of the data; None for unbounded data.
 
@@ -113,7 +113,7 @@ def conditional_vae(
     """q(z|x, c) and p(x|z, c) given a class c: z keeps what the class does not say.
 
     Args:
-        latent: a size, or a map (c, *t).
+        latent: a size, or a map `(c, *t)`.
         input_shape: the data's shape.
         data_range: smallest and largest value of the data; None for unbounded data.
         classes: number of classes; labels are integers in [0, classes).

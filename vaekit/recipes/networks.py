@@ -49,7 +49,7 @@ def conv(
     """Strided convolutions down, upsampling convolutions up, a Gaussian likelihood with a learned scale.
 
     Args:
-        latent: a size, or a map (c, *t) that fixes the depth.
+        latent: a size, or a map `(c, *t)` that fixes the depth.
         input_shape: the data's shape, with one to three spatial dimensions of any size.
         width: channels at full size.
         depth: halvings for a vector latent; None halves until the longest side is at most 4.
@@ -69,7 +69,7 @@ def resnet(
     """Residual blocks at every size, down and up, a Gaussian likelihood with a learned scale.
 
     Args:
-        latent: a size, or a map (c, *t) that fixes the depth.
+        latent: a size, or a map `(c, *t)` that fixes the depth.
         input_shape: the data's shape, with one to three spatial dimensions of any size.
         width: channels at full size.
         depth: halvings for a vector latent; None halves until the longest side is at most 4.
@@ -95,7 +95,7 @@ def unet_attn(
     """A U-Net-like VAE: down, mid and up blocks with attention; the up blocks cross-attend to tokens of z.
 
     Args:
-        latent: a size, or a map (c, *t) that fixes the depth.
+        latent: a size, or a map `(c, *t)` that fixes the depth.
         input_shape: the data's shape, with one to three spatial dimensions of any size.
         width: channels at full size; doubled at each halving, up to 4 times.
         depth: halvings for a vector latent; None halves until the longest side is at most 4.

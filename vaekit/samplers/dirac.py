@@ -16,7 +16,7 @@ class DiracSampler(Sampler):
 
     There is no KL term and no bound on log p(x). To generate, fit a density to the latents: `vae.fit_prior`.
 
-    Shapes: h (b, k, *t) → z (*n, b, *latent); all draws are the same point.
+    Shapes: h `(b, k, *t)` → z `(*n, b, *latent)`; all draws are the same point.
 
     Args:
         in_shape: h's shape, wired.

@@ -18,7 +18,7 @@ class GaussianSampler(Sampler):
 
     The head gives μ first and log σ² second; log σ² is clamped, so that neither σ nor its logarithm overflows.
 
-    Shapes: h (b, k, *t) → z (*n, b, *latent), a vector or a map. Unit of log q: nats.
+    Shapes: h `(b, k, *t)` → z `(*n, b, *latent)`, a vector or a map. Unit of log q: nats.
 
     Args:
         in_shape: h's shape, wired.

@@ -28,7 +28,7 @@ def batches(data: Any, batch_size: int, *, shuffle: bool, seed: int, num_workers
     """What the user gave as data, as `Batches`.
 
     Args:
-        data: a tensor or array (n, *data); a pair of them (data, labels); a `Dataset` of x, (x, label) or mappings
+        data: a tensor or array `(n, *data)`; a pair of them (data, labels); a `Dataset` of x, (x, label) or mappings
             with "x" or "image" and "label"; a `DataLoader` of the same.
         batch_size: examples in a batch; a `DataLoader` has its own.
         shuffle: whether each epoch has another order; a `DataLoader` has its own.
@@ -69,7 +69,7 @@ class TensorBatches(Batches):
     """Batches out of tensors in memory, by index: no loader, no Python for each example.
 
     Args:
-        x: data (n, *data), on any device.
+        x: data `(n, *data)`, on any device.
         labels: (n, …), or None.
         batch_size: examples in a batch; the last one has what is left.
         shuffle: whether each epoch has another order.
