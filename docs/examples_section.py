@@ -1,4 +1,4 @@
-"""Docstrings end with `Example:`, as doctest and readers like it; the site's parser knows the section as `Examples:`."""
+"""Docstrings call their last section `Example:`; the parser of the site knows it as `Examples:`."""
 
 import re
 

@@ -7,7 +7,7 @@ import sysconfig
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.markdown import ROOT, blocks
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,15 @@ def test_the_plugins_own_tests_pass(environment):
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(copy), str(copy / "tests")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=copy)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_blocks_of_the_plugins_page_run(environment, tmp_path):
+    python, _, copy = environment
+    page = blocks(copy / "README.md")
+    run(python, "\n".join(b.text for b in page if b.language == "python"), cwd=tmp_path)
+    (command,) = [line for b in page for line in b.text.splitlines() if line.startswith("vaekit ")]
+    done = subprocess.run([python, "-m", "vaekit.cli", *command.split()[1:]], capture_output=True, text=True)
+    assert done.returncode == 0 and "random B" in done.stdout, done.stdout + done.stderr
 
 
 def offer(folder, package, kind, name, target):
