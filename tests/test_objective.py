@@ -9,7 +9,7 @@ import vaekit
 from vaekit import cyclical, geco, ramp
 from vaekit.objective import TrainStep
 
-X = torch.rand(8, 1, 4, 4)
+X = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def model(weight):
