@@ -1,27 +1,111 @@
 """Tables and pages made from the registries when the site is built, so that they can't age."""
 
 import inspect
+import textwrap
+from typing import Any
 
 import vaekit
+from vaekit import Spec
 from vaekit.cite import bibliography
-from vaekit.registry import parameters, registries
+from vaekit.kinds import FittedPrior
+from vaekit.registry import About, parameters, registries
+
+
+def own(kind: str) -> list[str]:
+    """Names of the parts that vaekit itself has: the site does not tell of plugins that happen to be installed."""
+    registry = registries()[kind]
+    return [name for name in registry if registry[name].__module__.startswith(registry.home)]
 
 
 def parts(kind: str) -> str:
-    """A table of the parts of a kind: name, law, arguments, tags, papers."""
+    """A table of the parts of a kind: name, law, paper and tags, arguments."""
     registry = registries()[kind]
-    if not len(registry):
-        return "*vaekit has none of its own yet; parts of other packages register here.*"
-    rows = ["| name | what it is | arguments | tags | paper |", "|---|---|---|---|---|"]
-    for name in registry:
-        about = registry.about(name)
-        arguments = ", ".join(
-            f"`{_short(p)}`" for n, p in parameters(registry[name]).items() if n not in registry.wiring
-        )
-        link = f"[`{name}`](#{_anchor(kind, name)})"
-        tags = ", ".join(about.tags)
-        rows.append(_row(link, about.summary, arguments or "–", tags or "–", _papers(about.cite) or "–"))
+    if not own(kind):
+        return "*vaekit has none of its own yet. Those of plugins register here.*"
+    rows = ["| name | what it is | arguments |", "|---|---|---|"]
+    for name in own(kind):
+        taken = [p for n, p in parameters(registry[name]).items() if n not in registry.wiring]
+        fitted = " Fitted after training." if issubclass(registry[name], FittedPrior) else ""
+        rows.append(_row(f"[`{name}`](#{name})", _described(registry.about(name), fitted), _arguments(taken)))
     return "\n".join(rows)
+
+
+def reference(kind: str) -> str:
+    """The documentation of every part, each under its name."""
+    registry = registries()[kind]
+    pages = []
+    for name in own(kind):
+        target = registry[name]
+        options = {"show_root_heading": "false", "show_root_toc_entry": "false", "members": "false"}
+        shown = "\n".join(f"      {key}: {value}" for key, value in options.items())
+        path = f"{target.__module__}.{target.__qualname__}"
+        pages.append(f"### {name}\n\n`{path}`\n\n::: {path}\n    options:\n{shown}\n")
+    return "\n".join(pages)
+
+
+def recipes() -> str:
+    """A table of all recipes."""
+    rows = ["| recipe | what it is | arguments |", "|---|---|---|"]
+    for name in own("recipe"):
+        taken = list(parameters(vaekit.recipe[name]).values())
+        rows.append(_row(f"[`{name}`](#{name})", _described(vaekit.recipe.about(name)), _arguments(taken)))
+    return "\n".join(rows)
+
+
+def all_recipes() -> str:
+    """Every recipe, one after the other."""
+    return "\n".join(recipe(name) for name in own("recipe"))
+
+
+def recipe(name: str) -> str:
+    """One recipe: what it says of itself, what it changes against `vae`, its code, and its spec as it is saved."""
+    common: dict[str, Any] = {"latent": 8, "input_shape": (1, 28, 28)}
+    spec, plain = vaekit.build(name, **common).spec, vaekit.build("vae", **common).spec
+    assert spec is not None and plain is not None
+    document, _, arguments = (inspect.getdoc(vaekit.recipe[name]) or "").partition("\n\nArgs:\n")
+    arguments, _, source = arguments.partition("\n\nReferences:\n")
+    lines = [f"## {name}", "", document, "", *_bullets(arguments), ""]
+    if source:
+        lines += [f"From: {' '.join(textwrap.dedent(source).split())}", ""]
+    lines += [f"```python\nvae = vaekit.build({name!r}, latent=8, input_shape=(1, 28, 28))\n```", ""]
+    lines += [*_against(spec, plain), ""]
+    lines += _fold("The recipe", "python", inspect.getsource(vaekit.recipe[name]))
+    lines += _fold("Its spec, as it is saved", "yaml", spec.to_yaml())
+    return "\n".join(lines)
+
+
+def _against(spec: Spec, plain: Spec) -> list[str]:
+    slots = [s for s in dict.fromkeys((*plain.args, *spec.args)) if s != "recipe"]
+    changed = [s for s in slots if spec.args.get(s) != plain.args.get(s)]
+    if not changed:
+        return ["This is the plain VAE that the other recipes are compared with."]
+    rows = [f"| slot | in `vae` | in `{spec.args['recipe']}` |", "|---|---|---|"]
+    rows += [_row(s, _shown(plain.args.get(s)), _shown(spec.args.get(s))) for s in changed]
+    return ["What it changes, for the same data and latent:", "", *rows]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, tuple):
+        return "<br>".join(_shown(each) for each in value)
+    return f"`{value!r}`"
+
+
+def _bullets(arguments: str) -> list[str]:
+    """`name: text` lines of a docstring as a list."""
+    found: list[str] = []
+    for line in textwrap.dedent(arguments).splitlines():
+        if line.startswith(" "):
+            found[-1] += f" {line.strip()}"
+        else:
+            name, _, text = line.partition(": ")
+            found.append(f"- `{name}`: {text}")
+    return found
+
+
+def _fold(title: str, language: str, text: str) -> list[str]:
+    return [f'??? note "{title}"', "", f"    ```{language}", textwrap.indent(text.rstrip(), "    "), "    ```", ""]
 
 
 def _row(*cells: str) -> str:
@@ -29,9 +113,15 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _anchor(kind: str, name: str) -> str:
-    target = registries()[kind][name]
-    return f"{target.__module__}.{target.__qualname__}"
+def _described(about: About, more: str = "") -> str:
+    small = [", ".join(about.tags), _papers(about.cite)]
+    told = "; ".join(text for text in small if text)
+    summary = f"{about.summary}{more}"
+    return f"{summary}<br><small>{told}</small>" if told else summary
+
+
+def _arguments(taken: list[inspect.Parameter]) -> str:
+    return "<br>".join(f"`{_short(p)}`" for p in taken) or "–"
 
 
 def _short(parameter: inspect.Parameter) -> str:
@@ -41,37 +131,7 @@ def _short(parameter: inspect.Parameter) -> str:
 def _papers(keys: tuple[str, ...]) -> str:
     shown = []
     for key in keys:
-        entry = bibliography()[key]
-        url = entry.partition("url = {")[2].partition("}")[0]
-        shown.append(f"[{key}]({url})")
+        if key in bibliography():  # a plugin may cite a whole entry, which has no short form
+            url = bibliography()[key].partition("url = {")[2].partition("}")[0]
+            shown.append(f"[{key}]({url})" if url else key)
     return ", ".join(shown)
-
-
-def recipes() -> str:
-    """A table of all recipes."""
-    rows = ["| recipe | what it is | arguments | paper |", "|---|---|---|---|"]
-    for name in vaekit.recipe:
-        about = vaekit.recipe.about(name)
-        arguments = ", ".join(f"`{_short(p)}`" for p in parameters(vaekit.recipe[name]).values())
-        rows.append(_row(f"[`{name}`](#{name})", about.summary, arguments, _papers(about.cite) or "–"))
-    return "\n".join(rows)
-
-
-def recipe(name: str) -> str:
-    """One recipe: what it says of itself, its spec, and what it changes against `vae`."""
-    spec = vaekit.build(name, latent=8, input_shape=(1, 28, 28)).spec
-    plain = vaekit.build("vae", latent=8, input_shape=(1, 28, 28)).spec
-    assert spec is not None and plain is not None
-    lines = [f"## {name}", "", inspect.getdoc(vaekit.recipe[name]).split("\n\nArgs:")[0], ""]
-    changed = [slot for slot in (*plain.args, *spec.args) if spec.args.get(slot) != plain.args.get(slot)]
-    shown = [f"`{slot}` {spec.args.get(slot)!r}" for slot in dict.fromkeys(changed) if slot != "recipe"]
-    lines += [f"Against `vae`: {'; '.join(shown)}." if shown else "The plain VAE that the others differ from.", ""]
-    lines += [f"```python\nvaekit.build({name!r}, latent=8, input_shape=(1, 28, 28))\n```", ""]
-    lines += ['??? note "Its spec, as it is saved"', "", "    ```yaml"]
-    lines += [f"    {line}" for line in spec.to_yaml().splitlines()]
-    return "\n".join([*lines, "    ```", ""])
-
-
-def all_recipes() -> str:
-    """Every recipe, one after the other."""
-    return "\n".join(recipe(name) for name in vaekit.recipe)

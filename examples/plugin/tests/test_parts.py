@@ -9,7 +9,7 @@ from vaekit.testing import check
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    """The law on samples compares neighbours, and takes a jump of the density between them for a small misfit."""
+    """Laws draw data and samples; from a seed they are the same each time."""
     torch.manual_seed(0)
 
 
