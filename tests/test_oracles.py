@@ -222,3 +222,46 @@ def test_an_optimal_scale_samples_at_the_running_scale():
     y = torch.zeros(20_000, 2)
     likelihood(y).log_prob(0.25 * torch.randn(20_000, 2))
     assert likelihood(y).sample().std() == pytest.approx(0.25, rel=0.02)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_normals():
+    prior = vaekit.prior["mixture"]((2,), components=3)
+    with torch.no_grad():
+        prior.logits.copy_(torch.tensor([0.0, 1.0, -1.0]))
+        prior.log_scale.normal_()
+    z = torch.randn(7, 2)
+    weights = prior.logits.softmax(0)
+    parts = torch.stack(
+        [normal(m.tolist(), s.exp().tolist()).log_prob(z) for m, s in zip(prior.loc, prior.log_scale, strict=True)]
+    )
+    torch.testing.assert_close(prior().log_prob(z), (weights[:, None] * parts.exp()).sum(0).log())
+
+
+def test_the_vamp_prior_is_the_mean_of_the_posteriors_at_its_pseudo_inputs():
+    vae = vaekit.build("mlp", latent=2, input_shape=(1, 4, 4), hidden=(8,), prior=use("vamp", components=5))
+    u = vae.prior.pseudo_inputs()
+    assert u.shape == (5, 1, 4, 4) and u.min() > 0 and u.max() < 1
+    z = torch.randn(9, 2)
+    by_hand = vae.encode(u).q.log_prob(z[:, None]).logsumexp(1) - math.log(5)
+    torch.testing.assert_close(vae.encode(torch.rand(3, 1, 4, 4)).p.log_prob(z), by_hand)
+
+
+def test_with_one_pseudo_input_at_the_data_the_vamp_kl_is_zero():
+    vae = vaekit.build("mlp", latent=2, input_shape=(1, 4, 4), hidden=(8,), prior=use("vamp", components=1))
+    out = vae(vae.prior.pseudo_inputs().detach())
+    torch.testing.assert_close(vaekit.loss["kl"]()(out), torch.zeros(1), atol=1e-5, rtol=0)
+
+
+def test_a_learned_prior_finds_the_aggregate_posterior():
+    torch.manual_seed(0)
+    for name in ("normal", "mixture"):
+        prior = vaekit.prior[name]((2,))
+        optimizer = torch.optim.Adam(prior.parameters(), 0.05)
+        target = normal([1.0, -2.0], [0.5, 1.5])
+        for _ in range(400):
+            optimizer.zero_grad()
+            (-prior().log_prob(target.sample((256,))).mean()).backward()
+            optimizer.step()
+        z = target.sample((20_000,))
+        gap = (target.log_prob(z) - prior().log_prob(z)).mean()  # KL(target ‖ prior)
+        assert -0.01 < gap < 0.05, name

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
 from vaekit.draw import draw
 from vaekit.kinds import FittedPrior
@@ -485,11 +485,14 @@ def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator
 
 
 def _tempered(p: Distribution, temperature: float) -> Distribution:
-    """p with its spread around the mean scaled by `temperature`."""
+    """p with its spread around the mean scaled by `temperature`; of a mixture, that of each component."""
     if temperature == 1.0:
         return p
     if not temperature > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}.")
+    if isinstance(p, MixtureSameFamily):
+        parts = _tempered(p.component_distribution, temperature)
+        return MixtureSameFamily(p.mixture_distribution, parts, validate_args=False)
     if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         base = Normal(p.base_dist.loc, p.base_dist.scale * temperature, validate_args=False)
         return Independent(base, p.reinterpreted_batch_ndims, validate_args=False)

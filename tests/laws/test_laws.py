@@ -16,6 +16,8 @@ SMALL = {
     ("decoder", "conv"): {"width": 8},
     ("decoder", "resnet"): {"width": 8},
     ("decoder", "unet_attn"): {"width": 8, "blocks": 1, "heads": 2, "attention": 8},
+    ("prior", "mixture"): {"components": 3},
+    ("prior", "vamp"): {"components": 4},
     ("condition", "class"): {"classes": 3, "dim": 4},
     ("recipe", "unet_attn"): {"width": 8, "heads": 2},
     ("recipe", "resnet"): {"width": 8},

@@ -167,6 +167,13 @@ def test_bad_arguments_of_parts():
     )
     refuses(r"vae\.loss\[0\]: free_bits: expected nats per dimension", loss=[term("kl", free_bits=-1.0)])
     refuses(r"vae\.loss\[0\]: capacity: expected nats", loss=[term("kl", capacity=-1.0)])
+    for name in ("mixture", "vamp"):
+        refuses(r"vae\.prior: components: expected at least 1, got 0", prior=use(name, components=0))
+    refuses(
+        r"vae: the parts do not fit together: vamp mixes posteriors, and this sampler gives none",
+        prior="vamp",
+        sampler="dirac",
+    )
     refuses(r"vae\.condition: classes: expected at least 1", condition=use("class", classes=0))
     refuses(r"vae\.condition: dropout: expected a number in", condition=use("class", classes=2, dropout=1.0))
     refuses(r"vae\.encoder: timm has no backbone 'resnet19'\. Near: ", encoder=use("timm", backbone="resnet19"))

@@ -124,3 +124,48 @@ def conditional_vae(
         https://papers.nips.cc/paper/5775
     """
     return plain(latent, input_shape, data_range, condition=use("class", classes=classes, dropout=dropout))
+
+
+@recipe("vamp_vae", cite="tomczak2018")
+def vamp_vae(
+    *,
+    latent: Latent = 16,
+    input_shape: Sequence[int] = (1, 28, 28),
+    data_range: DataRange = (0.0, 1.0),
+    components: int = 100,
+) -> Spec:
+    """p(z) is a mixture of the model's own posteriors at learned pseudo-inputs.
+
+    Args:
+        latent: a size, or a map `(c, *t)`.
+        input_shape: the data's shape.
+        data_range: smallest and largest value of the data; None for unbounded data.
+        components: number of pseudo-inputs.
+
+    References:
+        VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120
+    """
+    return plain(latent, input_shape, data_range, prior=use("vamp", components=components))
+
+
+@recipe("mixture_vae", cite="dilokthanakul2016")
+def mixture_vae(
+    *,
+    latent: Latent = 16,
+    input_shape: Sequence[int] = (1, 28, 28),
+    data_range: DataRange = (0.0, 1.0),
+    components: int = 10,
+) -> Spec:
+    """p(z) is a learned mixture of normals: latents may fall into clusters.
+
+    Args:
+        latent: a size, or a map `(c, *t)`.
+        input_shape: the data's shape.
+        data_range: smallest and largest value of the data; None for unbounded data.
+        components: number of normals.
+
+    References:
+        Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders (Dilokthanakul et al., 2016),
+        https://arxiv.org/abs/1611.02648, whose prior this is, without its discrete posterior
+    """
+    return plain(latent, input_shape, data_range, prior=use("mixture", components=components))
