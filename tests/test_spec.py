@@ -56,8 +56,19 @@ def test_use_takes_a_registered_class_by_its_name_and_another_by_its_path():
     assert use(vaekit.encoder["mlp"], act="tanh") == use("mlp", act="tanh")
     assert use(torch.nn.Linear).name == "torch.nn.modules.linear:Linear"
 
-    class Local(torch.nn.Module):
-        pass
 
-    with pytest.raises(ValueError, match="defined inside a function"):
-        use(Local)
+def test_a_class_of_a_function_works_here_and_is_not_written_down(tmp_path):
+    class Local(torch.nn.Module):
+        def __init__(self, width: int = 4):
+            super().__init__()
+            self.layer = torch.nn.Linear(16, width)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1))
+
+    for encoder in (Local, use(Local, width=7)):
+        vae = vaekit.build("vae", latent=2, input_shape=(1, 4, 4), encoder=encoder)
+        assert isinstance(vae.encoder, Local) and vaekit.build(vae.spec).spec == vae.spec
+        with pytest.raises(vaekit.BuildError, match=r"vae\.encoder: .*Local can't be written down, since it lives in"):
+            vae.save_pretrained(tmp_path)
+    assert vae.shapes["h"] == (7,)

@@ -33,9 +33,8 @@ def _part(spec: Any, module: nn.Module) -> str:
     if not isinstance(spec, Spec):
         return type(module).__name__
     defaults = {name: p.default for name, p in parameters(type(module)).items()}
-    return repr(
-        Spec(spec.kind, spec.name, {k: v for k, v in spec.args.items() if k not in defaults or v != defaults[k]})
-    )
+    own = {key: value for key, value in spec.args.items() if key not in defaults or value != defaults[key]}
+    return repr(Spec(spec.kind, spec.name, own))
 
 
 def _gives(stage: str, shapes: dict[str, Any]) -> str:

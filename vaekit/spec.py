@@ -111,9 +111,6 @@ def use(name: str | type, /, **args: Any) -> Spec:
         name: a registered name, "package.module:Class", or the class itself.
         args: the part's own arguments; what `build` wires need not be given.
 
-    Raises:
-        ValueError: where a class is neither registered nor reachable by a dotted name.
-
     Example:
         >>> use("resnet", width=96)
         resnet(width=96)
@@ -151,13 +148,18 @@ def _registered(cls: type) -> str | None:
 
 
 def _named(cls: type) -> str:
-    registered = _registered(cls)
-    if registered is None and "<locals>" in cls.__qualname__:
-        raise ValueError(
-            f"{cls.__qualname__} is defined inside a function, so no name leads to it. Register it, or pass an "
-            "instance."
-        )
-    return registered or f"{cls.__module__}:{cls.__qualname__}"
+    name = _registered(cls) or f"{cls.__module__}:{cls.__qualname__}"
+    if ":" in name:
+        _handed[name] = cls
+    return name
+
+
+_handed: dict[str, type] = {}  # classes given to `use`: one of a notebook or a function can't be found by its name
+
+
+def handed(name: str) -> type | None:
+    """The class that `use` was given and calls by this dotted name, or None."""
+    return _handed.get(name)
 
 
 def _frozen(value: Any) -> Any:

@@ -25,7 +25,7 @@ from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level, Output, Report, fold, unfold
 from vaekit.saving import push, write_model
 from vaekit.spec import Spec
-from vaekit.wiring import as_spec, make, written
+from vaekit.wiring import as_spec, make, refuse_passing_names, written
 
 DataRange = tuple[float, float] | None
 
@@ -338,7 +338,9 @@ class VAE(nn.Module):
             )
         args = dict(self.spec.args)
         for slot, part in args.items():
-            if isinstance(part, nn.Module):
+            if isinstance(part, Spec):
+                refuse_passing_names(slot, part.name, f"vae.{slot}")
+            elif isinstance(part, nn.Module):
                 args[slot] = written(slot, part, self.wired.get(slot, {}), f"vae.{slot}")
         args["loss"] = tuple(self._written_term(i, each) for i, each in enumerate(args["loss"]))
         return Spec(self.spec.kind, self.spec.name, args)
@@ -346,6 +348,7 @@ class VAE(nn.Module):
     def _written_term(self, i: int, each: Spec) -> Spec:
         args = dict(each.args)
         module, weight = args.pop("module", None), args.get("weight")
+        refuse_passing_names("loss", each.name, f"vae.loss[{i}]")
         if isinstance(weight, nn.Module):
             args["weight"] = written("weight", weight, {}, f"vae.loss[{i}].weight")
         if module is None:

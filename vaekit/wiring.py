@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from vaekit.kinds import Part
 from vaekit.registry import UnknownName, parameters, registries
-from vaekit.spec import Spec, use
+from vaekit.spec import Spec, handed, use
 
 
 class BuildError(ValueError):
@@ -64,6 +64,8 @@ def resolve(kind: str, name: str, path: str) -> Any:
             return registries()[kind][name]
         except UnknownName as error:
             raise UnknownName(f"{path}: {error}") from None
+    if (known := handed(name)) is not None:
+        return known
     module, _, qualname = name.partition(":")
     try:
         target: Any = importlib.import_module(module)
@@ -110,11 +112,7 @@ def written(kind: str, module: nn.Module, wired: Mapping[str, Any], path: str) -
     cls = type(module)
     name = registries()[kind].name_of(cls) or f"{cls.__module__}:{cls.__qualname__}"
     remedy = f"Give it by name: use('{cls.__module__}:{cls.__qualname__}', …), or register the class."
-    if ":" in name and (cls.__module__ == "__main__" or "<locals>" in cls.__qualname__):
-        raise BuildError(
-            f"{path}: {cls.__qualname__} can't be written down, since it lives in {cls.__module__} where a saved model "
-            f"can't find it again. Move it into a module, or register it with @vaekit.{kind}('name')."
-        )
+    refuse_passing_names(kind, name, path)
     if isinstance(module, Part):
         args, kwargs = module.arguments
         given = inspect.signature(cls.__init__).bind(module, *args, **kwargs).arguments
@@ -130,6 +128,20 @@ def written(kind: str, module: nn.Module, wired: Mapping[str, Any], path: str) -
             f"{path}: {cls.__qualname__} can't be written down: made without arguments it is another network. {remedy}"
         )
     return Spec(kind, name)
+
+
+def refuse_passing_names(kind: str, name: str, path: str) -> None:
+    """Refuse to write down a class of the running script, or of a function: no other process finds it by its name.
+
+    Raises:
+        BuildError: saying what to do.
+    """
+    module, _, qualname = name.partition(":")
+    if qualname and (module == "__main__" or "<locals>" in qualname):
+        raise BuildError(
+            f"{path}: {qualname} can't be written down, since it lives in {module} where a saved model can't find it "
+            f"again. Move it into a module, or register it with @vaekit.{kind}('name')."
+        )
 
 
 def tensors(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
