@@ -10,6 +10,8 @@ from vaekit.cite import bibliography
 from vaekit.kinds import FittedPrior
 from vaekit.registry import About, parameters, registries
 
+_COMMON = ("latent", "input_shape", "data_range")
+
 
 def own(kind: str) -> list[str]:
     """Names of the parts that vaekit itself has: the site does not tell of plugins that happen to be installed."""
@@ -44,10 +46,10 @@ def reference(kind: str) -> str:
 
 
 def recipes() -> str:
-    """A table of all recipes."""
-    rows = ["| recipe | what it is | arguments |", "|---|---|---|"]
+    """A table of all recipes, with the arguments that not every one of them has."""
+    rows = ["| recipe | what it is | own arguments |", "|---|---|---|"]
     for name in own("recipe"):
-        taken = list(parameters(vaekit.recipe[name]).values())
+        taken = [p for n, p in parameters(vaekit.recipe[name]).items() if n not in _COMMON]
         rows.append(_row(f"[`{name}`](#{name})", _described(vaekit.recipe.about(name)), _arguments(taken)))
     return "\n".join(rows)
 

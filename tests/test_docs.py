@@ -6,12 +6,15 @@ import io
 import pathlib
 import re
 import shlex
+import sys
+import types
 
 import pytest
 
+import vaekit
 from tests.markdown import ROOT, blocks
 from vaekit.cli import main
-from vaekit.registry import registries
+from vaekit.registry import Registry, registries
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -35,7 +38,9 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     """One namespace a page; a `text` block behind a `python` block is what that block prints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "docs")
-    namespace: dict = {"__name__": "__main__"}
+    main_module = types.ModuleType("__main__")  # as in a script: a class of the page is found by its name
+    monkeypatch.setitem(sys.modules, "__main__", main_module)
+    namespace = vars(main_module)
     printed = None
     for block in blocks(page):
         where = f"{relative(page)}:{block.line}"
@@ -75,6 +80,27 @@ def test_blocks_that_are_skipped_say_why_and_are_few():
     skipped = [f"{relative(page)}:{b.line} {b.options}" for page, b in everything if "skip" in b.options]
     assert len(everything) >= 30 and len(skipped) <= 3, skipped
     assert all(len(s.split('skip="')[1]) > 10 for s in skipped)
+
+
+def test_code_fits_the_width_of_a_page():
+    """Longer lines scroll out of sight on the site."""
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "examples" / "plugin" / "README.md"]
+    code = [(page, b) for page in pages for b in blocks(page) if b.language in ("python", "bash", "toml")]
+    lines = [f"{relative(page)}:{b.line}: {line}" for page, b in code for line in b.text.splitlines() if len(line) > 92]
+    assert not lines, lines
+
+
+def test_every_public_name_has_its_page():
+    told = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"^::: ([\w.]+)", told, re.MULTILINE))
+    missing = []
+    for name in ("Trainer", *(name for name in vars(vaekit) if not name.startswith("_"))):
+        thing = getattr(vaekit, name)
+        if isinstance(thing, Registry) or not getattr(thing, "__module__", "").startswith("vaekit"):
+            continue
+        if not {f"{thing.__module__}.{name}", thing.__module__} & named:
+            missing.append(f"{thing.__module__}.{name}")
+    assert not missing, missing
 
 
 def test_the_table_of_the_readme_names_every_part():
