@@ -265,3 +265,19 @@ def test_a_learned_prior_finds_the_aggregate_posterior():
         z = target.sample((20_000,))
         gap = (target.log_prob(z) - prior().log_prob(z)).mean()  # KL(target ‖ prior)
         assert -0.01 < gap < 0.05, name
+
+
+def test_free_bits_count_the_batch_mean_and_not_each_example():
+    q, p = normal([[0.0], [2.0]], [[1.0], [1.0]]), normal([0.0], [1.0])
+    each = kl_divergence(q, p)  # 0 and 2 nats, 1 on average
+    out = Output(torch.zeros(2, 1), torch.zeros(2, 1), q, (Level(q.mean, q, p),))
+    torch.testing.assert_close(vaekit.loss["kl"](free_bits=0.5)(out), each)
+    torch.testing.assert_close(vaekit.loss["kl"](free_bits=1.5)(out).mean(), torch.tensor(1.5))
+
+
+def test_the_running_scale_moves_by_a_hundredth_of_each_batch():
+    likelihood, y = likelihoods("gaussian", scale="optimal"), torch.zeros(4, 2)
+    for error in (1.0, 3.0):
+        likelihood(y).log_prob(y + error)
+    expected = math.sqrt(0.99 * 1.0 + 0.01 * 9.0)
+    assert likelihood.eval()(y).base_dist.scale.unique().item() == pytest.approx(expected)

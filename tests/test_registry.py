@@ -70,6 +70,13 @@ def test_an_unknown_name_gives_near_names():
 def test_an_unknown_name_says_that_another_kind_has_it():
     with pytest.raises(UnknownName, match="There is a prior of that name"):
         vaekit.sampler["standard"]
+    with pytest.raises(UnknownName, match="There is an encoder and a decoder and a recipe of that name"):
+        vaekit.sampler["mlp"]
+
+
+def test_an_unknown_name_in_capitals_gives_near_names():
+    with pytest.raises(UnknownName, match="Did you mean 'mlp'"):
+        vaekit.encoder["MLP"]
 
 
 def test_a_wrong_base_class_is_refused_at_once(registry):

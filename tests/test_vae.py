@@ -160,7 +160,7 @@ def test_a_fitted_prior_takes_the_place_of_the_old_one_and_is_saved(vae, x, tmp_
 
 
 def test_a_prior_without_fit_is_refused(vae, x):
-    with pytest.raises(TypeError, match="prior 'standard' has no `fit`"):
+    with pytest.raises(TypeError, match="prior 'standard' has no `fit`: give it to vaekit.build"):
         vae.fit_prior("standard", x)
     with pytest.raises(ValueError, match="data is empty"):
         vae.fit_prior(use("tests.networks:DiagonalFit"), [])

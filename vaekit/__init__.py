@@ -19,7 +19,6 @@ from vaekit.kinds import discriminator as discriminator
 from vaekit.kinds import encoder as encoder
 from vaekit.kinds import likelihood as likelihood
 from vaekit.kinds import loss as loss
-from vaekit.kinds import objective as objective
 from vaekit.kinds import prior as prior
 from vaekit.kinds import recipe as recipe
 from vaekit.kinds import sampler as sampler

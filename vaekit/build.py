@@ -172,6 +172,8 @@ def _terms(loss: Any) -> tuple[Spec, ...]:
 def _assemble(spec: Spec) -> VAE:
     args = dict(spec.args)
     input_shape = _check_shape(args["input_shape"])
+    for kind in ("encoder", "decoder"):
+        _check_rank(kind, args[kind], input_shape)
     latent_shape = _check_latent(args["latent"], input_shape)
     data_range = _check_range(args["data_range"])
     shapes = {"in_channels": input_shape[0], "latent_shape": latent_shape, "input_shape": input_shape}
@@ -189,8 +191,6 @@ def _assemble(spec: Spec) -> VAE:
     p_x: Any = part("likelihood")
     _check_support(p_x, args["likelihood"], data_range)
     out_shape = (p_x.channels(input_shape[0]) if hasattr(p_x, "channels") else input_shape[0], *input_shape[1:])
-    for kind in ("encoder", "decoder"):
-        _check_rank(kind, args[kind], input_shape)
     features = part("encoder", in_shape=input_shape)
     h = _features(features, input_shape, shapes["cond_dim"])
     modules = {

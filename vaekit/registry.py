@@ -230,12 +230,12 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         known = self.names()
         message = f"no {self.kind} named {name!r}."
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
         elsewhere = [r.kind for r in _registries.values() if r is not self and name in r]
         if near:
             message += f" Did you mean {' or '.join(map(repr, near))}?"
         if elsewhere:
-            message += f" There is a {' and a '.join(elsewhere)} of that name."
+            message += f" There is {' and '.join(map(_article, elsewhere))} of that name."
         message += f" Known: {', '.join(known)}." if len(known) <= 40 else f" See vaekit.{self.kind}.names()."
         return f"{message} A part of another package is found once that package is installed, or imported."
 
@@ -312,7 +312,7 @@ class Registry(Generic[T]):
         """
         takes = parameters(target)
         name = self.name_of(target)
-        called = f"{target.__name__} ('{name}')" if name else target.__name__
+        called = f"{target.__name__} ('{name}')" if name and isinstance(target, type) else target.__name__
         shown = f"It takes {self.signature(target)}."
         given, filled = set(given), set(given) | set(wired)
         if any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # only what is not registered may have them
@@ -331,6 +331,10 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
     if not isinstance(target, type):
         return dict(inspect.signature(target).parameters)
     return dict(list(inspect.signature(target.__init__).parameters.items())[1:])
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _path(target: Any) -> str:

@@ -299,7 +299,7 @@ class VAE(nn.Module):
         spec = spec.replace(**args) if isinstance(spec, Spec) else spec
         prior = make("prior", spec, self._prior_wiring(), "fit_prior")
         if not isinstance(prior, FittedPrior):
-            raise TypeError(f"prior {name!r} has no `fit`: it is trained with the model. Give it to vaekit.build.")
+            raise TypeError(f"prior {name!r} has no `fit`: give it to vaekit.build, as prior=.")
         batches = data.split(batch_size) if isinstance(data, Tensor) else data
         with evaluating(self):
             tensors = (b if isinstance(b, Tensor) else b[0] for b in batches)
@@ -383,9 +383,12 @@ class VAE(nn.Module):
             ValueError: where x does not fit the model.
         """
         if not isinstance(x, Tensor):
-            raise ValueError(f"vae: expected a tensor, got {type(x).__name__}. Use torch.as_tensor(x).")
+            hint = "Use torch.as_tensor(x)." if hasattr(x, "__array__") else "Give the data alone, as torch.Tensor."
+            raise ValueError(f"vae: expected a tensor, got {type(x).__name__}. {hint}")
         if tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(self._wrong_shape(x))
+        if len(x) == 0:
+            raise ValueError("vae: the batch is empty.")
         if not x.is_floating_point():
             hint = "x.float() / 255" if x.dtype == torch.uint8 and self.data_range == (0.0, 1.0) else "x.float()"
             raise ValueError(f"vae: expected floating-point data in {self._range}, got {x.dtype}. Use {hint}.")
@@ -418,7 +421,7 @@ class VAE(nn.Module):
             if low < least - slack or high > most + slack:
                 raise ValueError(
                     f"vae: x has values from {low:.4g} to {high:.4g}, and the model was built for data in "
-                    f"{self._range}. Scale x, or build with data_range=({low:.4g}, {high:.4g}), or None for "
+                    f"{self._range}. Scale x, or build with the data_range that the data have, None for "
                     "unbounded data."
                 )
 
@@ -426,6 +429,8 @@ class VAE(nn.Module):
         expected = f"vae: expected x of shape (b, {_shape(self.input_shape)}), got {tuple(x.shape)}."
         if tuple(x.shape) == self.input_shape:
             return f"{expected} The batch dimension is missing: use x[None]."
+        if self.input_shape[0] == 1 and tuple(x.shape[1:]) == self.input_shape[1:]:
+            return f"{expected} The channel dimension is missing: use x[:, None]."
         if x.ndim == len(self.input_shape) + 1 and x.shape[2:] == self.input_shape[1:]:
             return (
                 f"{expected} It has {x.shape[1]} channels in place of {self.input_shape[0]}: build with "

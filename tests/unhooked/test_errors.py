@@ -218,7 +218,11 @@ def rejects(vae, x, match, **args):
 
 
 def test_values_outside_the_data_range(vae):
-    rejects(vae, torch.rand(2, 3, 4, 5) * 255, r"values from .* to 2\d\d.*built for data in \[0, 1\].*data_range=\(")
+    rejects(
+        vae,
+        torch.rand(2, 3, 4, 5) * 255,
+        r"values from .* to 2\d\d.*built for data in \[0, 1\]\. Scale x, or build with the data_range",
+    )
     rejects(vae, torch.rand(2, 3, 4, 5) * 2 - 1, r"values from -0\.\d+ to 0\.\d+")
 
 
@@ -250,11 +254,15 @@ def test_a_wrong_channel_count(vae):
 def test_a_missing_batch_channels_last_and_another_size(vae):
     rejects(vae, torch.rand(3, 4, 5), r"batch dimension is missing: use x\[None\]")
     rejects(vae, torch.rand(2, 4, 5, 3), r"channels come last: use x\.movedim\(-1, 1\)")
+    flat = vaekit.build("mlp", latent=2, input_shape=(1, 4, 5), hidden=(4,))
+    rejects(flat, torch.rand(2, 4, 5), r"channel dimension is missing: use x\[:, None\]")
+    rejects(vae, torch.rand(0, 3, 4, 5), "the batch is empty")
     rejects(vae, torch.rand(2, 3, 8, 8), r"Resize the data, or build with input_shape=\(3, 8, 8\)")
 
 
 def test_what_is_no_tensor(vae):
-    rejects(vae, [[0.5]], "expected a tensor, got list")
+    rejects(vae, [[0.5]], r"expected a tensor, got list\. Give the data alone")
+    rejects(vae, torch.rand(2, 3, 4, 5).numpy(), r"got ndarray\. Use torch\.as_tensor\(x\)")
 
 
 def test_another_device_than_the_models(vae):

@@ -14,7 +14,7 @@ class BernoulliLikelihood(Likelihood):
     """log p(x|z) = Σ_i x_i log σ(y_i) + (1 - x_i) log(1 - σ(y_i)): the decoder gives logits.
 
     Grey values between 0 and 1 are taken too, as is customary; the sum is then the negative cross-entropy and no
-    normalised density (`continuous_bernoulli` is the density).
+    normalised density.
 
     Shapes: y `(*n, b, *input_shape)`, event shape `(*input_shape)`. Unit: nats.
 

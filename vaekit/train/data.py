@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -19,9 +20,10 @@ class Batches(ABC):
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch."""
 
+    @property
     @abstractmethod
-    def __len__(self) -> int:
-        """Batches in an epoch."""
+    def length(self) -> int | None:
+        """Batches in an epoch; None where only going through them would tell."""
 
 
 def batches(data: Any, batch_size: int, *, shuffle: bool, seed: int, num_workers: int, name: str) -> Batches:
@@ -29,7 +31,7 @@ def batches(data: Any, batch_size: int, *, shuffle: bool, seed: int, num_workers
 
     Args:
         data: a tensor or array `(n, *data)`; a pair of them (data, labels); a `Dataset` of x, (x, label) or mappings
-            with "x" or "image" and "label"; a `DataLoader` of the same.
+            with "x" or "image" and "label"; a `DataLoader` of the same. An `IterableDataset` keeps its own order.
         batch_size: examples in a batch; a `DataLoader` has its own.
         shuffle: whether each epoch has another order; a `DataLoader` has its own.
         seed: what the orders are drawn from.
@@ -79,7 +81,9 @@ class TensorBatches(Batches):
     def __init__(self, x: Tensor, labels: Tensor | None, batch_size: int, *, shuffle: bool, seed: int) -> None:
         self.x, self.labels, self.batch_size, self.shuffle, self.seed = x, labels, batch_size, shuffle, seed
 
-    def __len__(self) -> int:
+    @property
+    def length(self) -> int:
+        """Batches in an epoch."""
         return -(-len(self.x) // self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
@@ -108,8 +112,13 @@ class LoaderBatches(Batches):
     def __init__(self, loader: DataLoader[Any], generator: torch.Generator | None, seed: int, name: str) -> None:
         self.loader, self.generator, self.seed, self.name = loader, generator, seed, name
 
-    def __len__(self) -> int:
-        return len(self.loader)
+    @property
+    def length(self) -> int | None:
+        """What the loader says; None for a stream."""
+        try:
+            return len(self.loader)
+        except TypeError:
+            return None
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Batches as the loader gives them."""
@@ -147,7 +156,10 @@ def _tensor(value: Any) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value
     if hasattr(value, "__array__"):
-        return torch.as_tensor(value)
+        array = np.asarray(value)
+        # torch takes neither reversed views nor, without a warning, arrays that must not be written to
+        shareable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+        return torch.as_tensor(array if shareable else array.copy())
     if isinstance(value, Sequence) and value and _is_number(value[0]):
         return torch.as_tensor(value)
     return None

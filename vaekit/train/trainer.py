@@ -1,8 +1,12 @@
 """The loop: batches, steps, validation, checkpoints. accelerate is under it, the model above it."""
 
+import itertools
+import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +27,15 @@ class Trainer:
     """Trains a VAE on one objective, with validation after each epoch and checkpoints on disk.
 
     The order of the examples is a function of seed and epoch. The model's own noise is drawn from torch's global
-    generators, which are seeded when `fit` begins and put back as they were when it ends. Validation draws from a seed
-    of its own, the same after every epoch, and runs in evaluation mode.
+    generators, the CPU's and the device's, which are seeded when `fit` begins and put back as they were when it ends
+    (except on MPS). Validation draws from a seed of its own, the same after every epoch, and runs in evaluation mode.
 
     Args:
         vae: the model; trained in place.
         train: a tensor or array `(n, *data)`, (data, labels), a `Dataset` or a `DataLoader`. Bytes are scaled to the
             model's data range. Labels go to the model's condition, and are ignored where it has none.
         val: the same, for validation; None for none.
-        epochs: passes over the training data; give this or `steps`.
+        epochs: passes over the training data; give this or `steps`. A stream without an end needs `steps`.
         steps: training steps.
         batch_size: examples in a batch.
         lr: learning rate.
@@ -40,6 +44,7 @@ class Trainer:
         seed: of the order and of the noise; None leaves the global generators alone.
         output_dir: where `last/`, `best/` (saved models) and `history.json` go; None writes nothing.
         overwrite: whether a run that is already in `output_dir` may be replaced.
+        checkpoint_every: epochs between writes of `last/`; the last epoch, and a new best, are always written.
         device: "auto" or a device's name.
         log_every: steps between looks at the loss, which wait for the device.
         num_workers: processes that load a `Dataset`.
@@ -49,6 +54,7 @@ class Trainer:
         MissingPackage: where accelerate is missing; the message names the extra.
         ValueError: where the arguments contradict each other, or data do not fit the model.
         CheckpointError: where `output_dir` holds a run, or can't be written.
+        BuildError: where the model can't be saved, and `output_dir` asks for it.
 
     Example:
         >>> import torch, vaekit
@@ -72,6 +78,7 @@ class Trainer:
         seed: int | None = 0,
         output_dir: str | Path | None = None,
         overwrite: bool = False,
+        checkpoint_every: int = 1,
         device: str | torch.device = "auto",
         log_every: int = 50,
         num_workers: int = 0,
@@ -80,33 +87,41 @@ class Trainer:
         if (epochs is None) == (steps is None):
             raise ValueError(f"Trainer: give either epochs or steps; got epochs={epochs}, steps={steps}.")
         counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "log_every": log_every}
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ValueError(f"Trainer: {name} should be at least 1, got {value}.")
+        for name, value in {**counts, "checkpoint_every": checkpoint_every}.items():
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"Trainer: {name} should be a whole number, at least 1, got {value!r}.")
         if not lr > 0:
             raise ValueError(f"Trainer: lr should be positive, got {lr}.")
         self._accelerate = require("accelerate", user="Trainer", extra="train")
         self.vae, self.seed, self.log_every, self.progress = vae, seed, log_every, progress
+        self.epochs, self.steps, self.checkpoint_every = epochs, steps, checkpoint_every
         self.device = pick(device)
         options: dict[str, Any] = {"seed": seed or 0, "num_workers": num_workers}
         self.train = batches(train, batch_size, shuffle=True, name="train", **options)
         self.val = None if val is None else batches(val, batch_size, shuffle=False, name="val", **options)
         for name, data in (("train", self.train), ("val", self.val)):
             self._check(name, data)
-        self.epochs = epochs if epochs is not None else -(-(steps or 0) // max(len(self.train), 1))
-        self.steps = steps if steps is not None else (epochs or 0) * len(self.train)
         self.folder = None if output_dir is None else self._claim(Path(output_dir), overwrite)
         self.optimizer = _optimizer(optimizer, vae.to(self.device), lr)
         self.history = History()
+        self._begun = False
 
     def fit(self) -> History:
         """Train, and return the history. The model stays on the device, in training mode.
 
         Raises:
-            FloatingPointError: where a term is not finite, naming it and the steps; checkpoints stay as they are.
+            FloatingPointError: where a term or a weight is not finite, naming it and the steps; checkpoints stay as
+                they are.
+            RuntimeError: where this Trainer has run before.
             ValueError: where several processes were started.
         """
-        accelerator = self._accelerate.Accelerator(cpu=self.device.type == "cpu")
+        if self._begun:
+            raise RuntimeError(
+                "Trainer: fit has been called, and would begin again at epoch 1. Make a new Trainer to train on: the "
+                "model keeps its weights."
+            )
+        # accelerate's idea of a device is one for the whole process, whichever came first; ours is this run's
+        accelerator = self._accelerate.Accelerator(device_placement=False)
         if accelerator.num_processes > 1:
             raise ValueError(
                 f"Trainer: runs in one process so far, and {accelerator.num_processes} were started. Start it without "
@@ -115,10 +130,12 @@ class Trainer:
         # accelerate's own optimizer and backward look for optional packages at every step: 0.3 ms that a process alone
         # can do without
         step, optimizer = accelerator.prepare_model(TrainStep(self.vae)), self.optimizer
-        best, done, began = float("inf"), 0, time.perf_counter()
+        best, done, began, self._begun = math.inf, 0, time.perf_counter(), True
+        length = self.train.length
+        total = self.steps if self.epochs is None or length is None else self.epochs * length
         quiet = None if self.progress is None else not self.progress  # None: where there is no terminal
-        with _own_noise(self.seed, self.device), tqdm(total=self.steps, disable=quiet, unit="step") as bar:
-            for epoch in range(1, self.epochs + 1):
+        with _own_noise(self.seed, self.device), tqdm(total=total, disable=quiet, unit="step") as bar:
+            for epoch in itertools.count(1) if self.epochs is None else range(1, self.epochs + 1):
                 meter, seen, started = Meter(), 0, time.perf_counter()
                 self.vae.train()
                 for x, cond in self._batches(self.train, epoch):
@@ -132,15 +149,21 @@ class Trainer:
                         self._look(meter, done, bar)
                     if done == self.steps:
                         break
+                if not seen:
+                    raise ValueError(f"train: gives no batch in epoch {epoch}. A stream has to be one that can restart.")
                 row = {f"train/{name}": value for name, value in self._look(meter, done, bar).items()}
                 row["examples_per_second"] = seen / (time.perf_counter() - started)
                 row |= {f"val/{name}": value for name, value in self.evaluate().items()}
                 row |= {"epoch": epoch, "step": done, "seconds": time.perf_counter() - began}
+                self._refuse([*_not_finite(row), *_broken(self.vae)], f"after step {done}")
                 self.history.add(row)
                 score = row.get("val/total", row["train/total"])
+                ends = done == self.steps or epoch == self.epochs
                 if self.folder is not None and accelerator.is_main_process:
-                    self._save(score < best)
+                    self._save(self.folder, last=ends or epoch % self.checkpoint_every == 0, best=score < best)
                 best = min(best, score)
+                if ends:
+                    break
         return self.history
 
     @torch.no_grad()
@@ -152,6 +175,9 @@ class Trainer:
 
         Returns:
             "total" and each term's mean over the examples.
+
+        Raises:
+            ValueError: where the data give no batch.
         """
         held = self.val if data is None else batches(data, 512, shuffle=False, seed=0, num_workers=0, name="data")
         if held is None:
@@ -160,7 +186,10 @@ class Trainer:
         with _own_noise(1, self.device), evaluating(self.vae):
             for x, cond in self._batches(held, 0):
                 meter.add(self.vae.loss(x, cond), len(x))
-        return meter.read()
+        means = meter.read()
+        if not means:
+            raise ValueError("val: gives no batch. A stream has to be one that can restart.")
+        return means
 
     def _batches(self, data: Batches, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches on the device, with labels only for a model that has a condition."""
@@ -175,18 +204,21 @@ class Trainer:
             FloatingPointError: where one of them is not finite.
         """
         means = meter.read()
-        bad = [name for name, value in means.items() if not abs(value) < float("inf")]
-        if bad:
-            kept = (
-                "" if self.folder is None or not self.history.rows else f" {self.folder / 'last'} holds the last epoch."
-            )
-            raise FloatingPointError(
-                f"Trainer: {', '.join(bad)} is not finite, between steps {max(1, step - self.log_every + 1)} and "
-                f"{step}. Lower lr (now {self.optimizer.param_groups[0]['lr']:g}) or look at the data.{kept}"
-            )
+        self._refuse(_not_finite(means), f"between steps {max(1, step - self.log_every + 1)} and {step}")
         bar.update(step - bar.n)
         bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
         return means
+
+    def _refuse(self, bad: list[str], when: str) -> None:
+        """Stop a run in which something is not finite, before it is written over the last good checkpoint."""
+        if not bad:
+            return
+        kept = self.folder is not None and (self.folder / "last").exists() and self.history.rows
+        raise FloatingPointError(
+            f"Trainer: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''} is not finite, {when}. Lower lr (now "
+            f"{self.optimizer.param_groups[0]['lr']:g}) or look at the data."
+            + (f" {self.folder}/last holds the last good checkpoint." if kept else "")
+        )
 
     def _check(self, name: str, data: Batches | None) -> None:
         """Look at all data in memory once, before the first step."""
@@ -197,16 +229,21 @@ class Trainer:
                 raise ValueError(f"{name}: the model has a condition, so labels are needed: give ({name}, labels).")
             where = next((p.device for p in self.vae.parameters()), torch.device("cpu"))
             for start in range(0, len(data.x), 8192):
-                x, _ = on_device((data.x[start : start + 8192], None), where, self.vae.data_range)
+                part = slice(start, start + 8192)
+                batch = data.x[part], None if data.labels is None else data.labels[part]
+                x, label = on_device(batch, where, self.vae.data_range)
                 try:
                     self.vae.check(x)
+                    if self.vae.condition is not None:
+                        with torch.no_grad(), evaluating(self.vae.condition):
+                            self.vae.condition(label, len(x))
                 except ValueError as error:
                     raise ValueError(f"{name}, examples from {start} on: {error}") from None
-        elif len(data) == 0:
+        elif data.length == 0:
             raise ValueError(f"{name}: gives no batch. It is smaller than the batch size and drop_last is set.")
 
     def _claim(self, folder: Path, overwrite: bool) -> Path:
-        """The output folder, ready to be written to."""
+        """The output folder, and a try at saving, so that nothing is trained that can't be kept."""
         taken = [name for name in ("history.json", "last", "best") if (folder / name).exists()]
         if taken and not overwrite:
             raise CheckpointError(
@@ -215,19 +252,16 @@ class Trainer:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".try-") as tried:
+                self.vae.save_pretrained(tried)
         except OSError as error:
             raise CheckpointError(f"{folder}: can't be written ({error}). Choose another output_dir.") from error
         return folder
 
-    def _save(self, is_best: bool) -> None:
-        assert self.folder is not None
-        self.vae.save_pretrained(self.folder / "last")
-        if is_best:
-            self.vae.save_pretrained(self.folder / "best")
-        self.history.save(self.folder / "history.json")
+    def _save(self, folder: Path, *, last: bool, best: bool) -> None:
+        for name in [name for name, asked in (("last", last), ("best", best)) if asked]:
+            self.vae.save_pretrained(folder / name)
+        self.history.save(folder / "history.json")
 
 
 def _optimizer(
@@ -235,12 +269,15 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of that name over everything that is not frozen."""
     weights = [p for p in vae.parameters() if p.requires_grad]
+    if not weights:
+        raise ValueError("Trainer: the model has no weight to train: every one is frozen (requires_grad=False).")
     if not isinstance(choice, str):
         return choice(weights)
     known = {
         name.lower(): cls
         for name, cls in vars(torch.optim).items()
         if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
+        if cls not in (torch.optim.LBFGS, torch.optim.SparseAdam)  # a closure, and sparse gradients: not in this loop
     }
     if choice.lower() not in known:
         raise ValueError(f"Trainer: there is no optimizer {choice!r}. Known: {', '.join(sorted(known))}.")
@@ -251,10 +288,28 @@ def _optimizer(
         return cls(weights, lr=lr)
 
 
+def _not_finite(means: dict[str, float]) -> list[str]:
+    return [name for name, value in means.items() if not math.isfinite(value)]
+
+
+def _broken(vae: nn.Module) -> list[str]:
+    """Names of the trained weights that are not finite; waits for the device once."""
+    trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
+    whole = torch.stack([p.detach().isfinite().all() for p in trained.values()]).tolist()
+    return [name for name, good in zip(trained, whole, strict=True) if not good]
+
+
 @contextmanager
 def _own_noise(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Global generators seeded inside the block, and as they were after it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []) if seed is not None else nullcontext():
-        if seed is not None:
+    """Global generators seeded inside the block, the CPU's and those of the device's kind, and restored after it."""
+    if seed is None:
+        yield
+        return
+    forked = device.type in ("cuda", "xpu")
+    cards = range(torch.get_device_module(device).device_count()) if forked else ()
+    with torch.random.fork_rng(list(cards), device_type=device.type if forked else "cuda"):
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every accelerator too
+        else:
             torch.manual_seed(seed)
         yield
