@@ -240,9 +240,9 @@ def test_a_batch_larger_than_the_data_and_a_last_batch_of_one():
     [
         ({"epochs": None}, "give either epochs or steps; got epochs=None, steps=None"),
         ({"epochs": 1, "steps": 1}, "give either epochs or steps"),
-        ({"epochs": 0}, "epochs should be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size should be at least 1"),
-        ({"log_every": 0}, "log_every should be at least 1"),
+        ({"epochs": 0}, "epochs should be a whole number, at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size should be a whole number, at least 1"),
+        ({"log_every": 0}, "log_every should be a whole number, at least 1"),
         ({"lr": 0.0}, "lr should be positive, got 0"),
         ({"optimizer": "adma"}, "there is no optimizer 'adma'. Known: .*adam, "),
         ({"device": "cuda:7"}, r"device: 'cuda:7' is not available here\. Available: .*cpu, or 'auto'"),
@@ -373,3 +373,24 @@ def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(accelerate.Accelerator, "num_processes", property(lambda self: 2))
     with pytest.raises(ValueError, match="runs in one process so far, and 2 were started"):
         train(model()).fit()
+
+
+def test_last_is_written_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch):
+    written = []
+    save = vaekit.VAE.save_pretrained
+    monkeypatch.setattr(
+        vaekit.VAE,
+        "save_pretrained",
+        lambda self, folder: written.append(os.path.basename(folder)) or save(self, folder),
+    )
+    vae = model()
+    train(vae, epochs=5, output_dir=tmp_path, checkpoint_every=3).fit()
+    assert written.count("last") == 2
+    assert torch.equal(weights(vaekit.load(tmp_path / "last")), weights(vae))
+
+
+def test_a_trainer_fits_once():
+    trainer = train(model())
+    trainer.fit()
+    with pytest.raises(RuntimeError, match="fit has been called, .*Make a new Trainer"):
+        trainer.fit()

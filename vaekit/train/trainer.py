@@ -150,7 +150,9 @@ class Trainer:
                     if done == self.steps:
                         break
                 if not seen:
-                    raise ValueError(f"train: gives no batch in epoch {epoch}. A stream has to be one that can restart.")
+                    raise ValueError(
+                        f"train: gives no batch in epoch {epoch}. A stream has to be one that can restart."
+                    )
                 row = {f"train/{name}": value for name, value in self._look(meter, done, bar).items()}
                 row["examples_per_second"] = seen / (time.perf_counter() - started)
                 row |= {f"val/{name}": value for name, value in self.evaluate().items()}
