@@ -48,7 +48,7 @@ def test_the_demo_on_mnist_reads_its_files(tmp_path, capsys, monkeypatch):
 def test_list_shows_names_and_first_lines(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert all(kind in out for kind in ("encoder", "prior", "recipe", "unet_attn", "784-400-20"))
+    assert all(kind in out for kind in ("encoder", "prior", "recipe", "unet_attn", "The first VAE"))
     assert main(["list", "encoder", "unet*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith("encoder  unet_attn  The way down of a U-Net")

@@ -8,7 +8,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import vaekit
 from vaekit import Level, Output, use
-from vaekit.losses.kl import divergence
+from vaekit.layers.divergence import divergence
 
 X, Z, SCALE = 5, 2, 0.7
 

@@ -70,7 +70,9 @@ def test_an_unknown_name_gives_near_names():
 def test_an_unknown_name_says_that_another_kind_has_it():
     with pytest.raises(UnknownName, match="There is a prior of that name"):
         vaekit.sampler["standard"]
-    with pytest.raises(UnknownName, match="There is an encoder and a decoder and a recipe of that name"):
+    with pytest.raises(
+        UnknownName, match="There is an encoder and a decoder and a discriminator and a recipe of that name"
+    ):
         vaekit.sampler["mlp"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Geometric, Independent, Normal
 
 import vaekit
 from vaekit import Level
@@ -378,9 +378,11 @@ def test_goodness_of_fit_tells_right_from_wrong():
 
 def test_goodness_of_fit_is_calibrated():
     """Of right samples, about one in ten looks worse than nine in ten do."""
-    p = Independent(Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.3, 2.0])), 1)
-    chances = torch.tensor([goodness_of_fit(p.sample((10_000,)), p.log_prob) for _ in range(60)])
-    assert 0.3 < chances.median() < 0.7 and (chances < 0.1).float().mean() < 0.25 and chances.min() > 1e-4
+    normal = Independent(Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.3, 2.0])), 1)
+    counts = Independent(Geometric(torch.tensor([0.2, 0.6])), 1)  # with values too rare to be drawn at all
+    for p in (normal, counts):
+        chances = torch.tensor([goodness_of_fit(p.sample((10_000,)), p.log_prob) for _ in range(60)])
+        assert 0.3 < chances.median() < 0.7 and (chances < 0.1).float().mean() < 0.25 and chances.min() > 1e-4
 
 
 def test_every_kind_has_laws():

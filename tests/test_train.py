@@ -394,3 +394,27 @@ def test_a_trainer_fits_once():
     trainer.fit()
     with pytest.raises(RuntimeError, match="fit has been called, .*Make a new Trainer"):
         trainer.fit()
+
+
+def test_a_critic_has_a_learning_rate_of_its_own():
+    vae = vaekit.build("adversarial_ae", latent=2, input_shape=(6,))
+    before = [p.detach().clone() for p in vae.players()["adversarial_latent"]]
+    trainer = vaekit.Trainer(vae, torch.rand(64, 6), epochs=1, batch_size=32, critic_lr=1e-12, lr=1e-2, device="cpu")
+    encoder = vae.sampler.head.project[1].weight.detach().clone()
+    trainer.fit()
+    for old, new in zip(before, vae.players()["adversarial_latent"], strict=True):
+        torch.testing.assert_close(old, new)
+    assert not torch.allclose(encoder, vae.sampler.head.project[1].weight)
+    with pytest.raises(ValueError, match="critic_lr should be positive, got 0"):
+        vaekit.Trainer(vae, torch.rand(64, 6), epochs=1, critic_lr=0.0)
+
+
+def test_a_rest_too_small_for_a_loss_is_left_out():
+    # in pythae a last batch of one gives a loss of NaN
+    vae = vaekit.build("wae_mmd", latent=2, input_shape=(6,))
+    history = vaekit.Trainer(vae, torch.rand(65, 6), torch.rand(33, 6), epochs=1, batch_size=32, device="cpu").fit()
+    assert history["step"] == [2] and all(v == v for v in history["train/total"] + history["val/total"])
+    with pytest.raises(
+        ValueError, match="batch_size=1 is too small for the loss 'mmd', which needs at least 2 examples"
+    ):
+        vaekit.Trainer(vae, torch.rand(64, 6), epochs=1, batch_size=1)

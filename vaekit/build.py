@@ -15,16 +15,25 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from vaekit.kinds import Loss, Prior, Sampler, decoder, encoder, likelihood, prior, recipe, weight
+from vaekit.kinds import FittedPrior, Loss, Objective, decoder, encoder, likelihood, recipe, weight
 from vaekit.records import Output
 from vaekit.registry import Registry
 from vaekit.saving import CheckpointError, fetch, read_spec, read_weights
 from vaekit.spec import Spec, term
 from vaekit.vae import VAE, takes_tokens
-from vaekit.wiring import BuildError, as_spec, make, probe, resolve, run_for_real
+from vaekit.wiring import BuildError, as_spec, check_space, latent_wiring, make, probe, resolve, run_for_real
 
 SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "objective")
-_DEFAULTS = {"sampler": "gaussian", "prior": "standard", "likelihood": "gaussian", "objective": "weighted_sum"}
+_DEFAULTS = {"sampler": "gaussian", "likelihood": "gaussian", "objective": "weighted_sum"}
+# the prior of a model that names none, by the space that the sampler draws from
+_PRIORS = {
+    "real": "standard",
+    "positive": "gamma",
+    "sphere": "uniform_sphere",
+    "ball": "wrapped_normal",
+    "codes": "uniform",
+    "mixed": "joint",
+}
 _ORDER = ("recipe", "input_shape", "latent", "data_range", *SLOTS, "loss")  # of a spec, as one reads it
 _UNSET: Any = object()
 _BATCH = 2  # of the probing passes; batch norm wants more than one example
@@ -92,15 +101,15 @@ def build(
         "condition": condition,
         "objective": objective,
     }
-    base = _base(recipe, given, recipe_args)
-    return _assemble(_settle(base, given, {k: v for k, v in slots.items() if v is not None}, loss))
+    base, left = _base(recipe, given, recipe_args)
+    return _assemble(_settle(base, left, {k: v for k, v in slots.items() if v is not None}, loss))
 
 
 # -- what was asked → one Spec -------------------------------------------------------------------------------------
 
 
-def _base(name: Any, given: dict[str, Any], recipe_args: dict[str, Any]) -> Spec:
-    """The recipe's spec, or an empty one."""
+def _base(name: Any, given: dict[str, Any], recipe_args: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
+    """The recipe's spec, or an empty one, and what it did not make use of."""
     if isinstance(name, Mapping):
         name = Spec.from_dict(name)
     if isinstance(name, str):
@@ -112,17 +121,17 @@ def _base(name: Any, given: dict[str, Any], recipe_args: dict[str, Any]) -> Spec
             spec = function(**shared, **recipe_args)
         except ValueError as error:
             raise BuildError(f"recipe {name!r}: {error}") from error
-        return spec.replace(recipe=name)
+        return spec.replace(recipe=name), {k: v for k, v in given.items() if k not in shared}
     if recipe_args:
         raise TypeError(
             f"vaekit.build has no argument {next(iter(recipe_args))!r}. It takes latent, input_shape, data_range, "
             f"loss, {', '.join(SLOTS)}; a recipe's own arguments need the recipe's name first."
         )
     if name is None:
-        return Spec("vae", "flat")
+        return Spec("vae", "flat"), given
     if not isinstance(name, Spec) or name.kind != "vae":
         raise BuildError(f"vaekit.build: expected a recipe's name or the Spec of a whole model, got {name!r}.")
-    return name
+    return name, given
 
 
 def _settle(base: Spec, given: Mapping[str, Any], slots: Mapping[str, Any], loss: Any) -> Spec:
@@ -145,6 +154,8 @@ def _settle(base: Spec, given: Mapping[str, Any], slots: Mapping[str, Any], loss
                 f"vae.{slot}: is missing. Name a recipe ({', '.join(recipe.names()[:6])}, …) or give {slot}=, one of "
                 f"{', '.join((encoder if slot == 'encoder' else decoder).names())}."
             )
+        elif slot == "prior":
+            args[slot] = Spec("prior", _PRIORS[_space(args["sampler"])])
         else:
             args.pop(slot, None)
     terms = loss if loss is not None else args.get("loss", ("nll", "kl"))
@@ -163,13 +174,19 @@ def _terms(loss: Any) -> tuple[Spec, ...]:
         return tuple(term(name, weight=value) for name, value in loss.items())
     if not isinstance(loss, Iterable):
         raise BuildError(f"loss: expected a list of terms, or a mapping from names to weights; got {loss!r}.")
-    return tuple(t if isinstance(t, Spec) and t.kind == "term" else term(t) for t in loss)
+    return tuple(_with_critic(t if isinstance(t, Spec) and t.kind == "term" else term(t)) for t in loss)
+
+
+def _with_critic(each: Spec) -> Spec:
+    """A term whose critic, where it names one, is a discriminator."""
+    given = each.args.get("critic")
+    return each if given is None else each.replace(critic=as_spec("discriminator", given, f"loss {each.name}.critic"))
 
 
 # -- one Spec → the parts --------------------------------------------------------------------------------------------
 
 
-def _assemble(spec: Spec) -> VAE:
+def _assemble(spec: Spec, *, check_losses: bool = True) -> VAE:
     args = dict(spec.args)
     input_shape = _check_shape(args["input_shape"])
     for kind in ("encoder", "decoder"):
@@ -193,15 +210,17 @@ def _assemble(spec: Spec) -> VAE:
     out_shape = (p_x.channels(input_shape[0]) if hasattr(p_x, "channels") else input_shape[0], *input_shape[1:])
     features = part("encoder", in_shape=input_shape)
     h = _features(features, input_shape, shapes["cond_dim"])
+    _check_size(args["sampler"], args["latent"], latent_shape, input_shape)
+    sampler: Any = part("sampler", in_shape=h, in_channels=h[0], out_channels=latent_shape[0])
+    check_space(sampler, args["prior"], "vae.prior")
     modules = {
         "encoder": features,
-        "sampler": part("sampler", in_shape=h, in_channels=h[0], out_channels=latent_shape[0]),
-        "prior": part("prior"),
+        "sampler": sampler,
+        "prior": part("prior", **latent_wiring(sampler)),
         "decoder": part("decoder", out_shape=out_shape, out_channels=out_shape[0], in_channels=latent_shape[0]),
         "likelihood": p_x,
         "condition": condition,
     }
-    _check_space(modules["sampler"], modules["prior"], args)
     losses, weights = _make_terms(args["loss"], shapes)
     objective = make("objective", args["objective"], {"terms": losses, "weights": weights}, "vae.objective")
     vae = VAE(
@@ -213,7 +232,9 @@ def _assemble(spec: Spec) -> VAE:
         spec=Spec("vae", spec.name, args),
     )
     vae.wired = wiring
-    _check_flow(vae, h, out_shape)
+    out = _check_flow(vae, h, out_shape)
+    if check_losses:
+        _check_losses(vae, out)
     return vae
 
 
@@ -261,12 +282,22 @@ def _check_latent(latent: Any, input_shape: tuple[int, ...]) -> tuple[int, ...]:
             f"latent: {tuple(shape)} is a map with {len(shape) - 1} spatial dimensions and the data {input_shape} have "
             f"{len(input_shape) - 1}. Give as many, or an int for a vector."
         )
-    if math.prod(shape) > math.prod(input_shape):
+    return tuple(shape)
+
+
+def _space(sampler: "Spec | nn.Module") -> str:
+    """Where a sampler's z lives, as its class says."""
+    target = sampler if isinstance(sampler, nn.Module) else resolve("sampler", sampler.name, "vae.sampler")
+    return getattr(target, "space", "real")
+
+
+def _check_size(sampler: Any, latent: Any, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
+    # a code's number of values says nothing of its size: that is the logarithm of the codebook's
+    if _space(sampler) not in ("codes", "mixed") and math.prod(shape) > math.prod(input_shape):
         raise BuildError(
             f"latent: {latent} is too large: {math.prod(shape)} numbers for data of {math.prod(input_shape)}. A code "
             "larger than the data has nothing to compress; choose a smaller one."
         )
-    return tuple(shape)
 
 
 def _check_range(data_range: Any) -> tuple[float, float] | None:
@@ -297,16 +328,12 @@ def _check_support(module: nn.Module, spec: Any, data_range: tuple[float, float]
             f"vae.likelihood: {_called(spec)} needs data in {support}, and data_range is {data_range}. Scale the "
             f"data, or use {' or '.join(map(repr, fitting))}."
         )
-
-
-def _check_space(sampler: nn.Module, density: nn.Module, args: Mapping[str, Any]) -> None:
-    if not (isinstance(sampler, Sampler) and isinstance(density, Prior)) or sampler.space in density.spaces:
-        return
-    fitting = ", ".join(n for n in prior.names() if sampler.space in prior[n].spaces) or "none is registered"
-    raise BuildError(
-        f"vae.prior: {_called(args['prior'])} is a density over {' or '.join(density.spaces)} latents, and the sampler "
-        f"{_called(args['sampler'])} draws {sampler.space} ones. Fitting priors: {fitting}."
-    )
+    least = getattr(module, "least", None)
+    if least is not None and data_range is not None and data_range[0] < least:
+        raise BuildError(
+            f"vae.likelihood: {_called(spec)} needs data of at least {least:g}, and data_range is {data_range}. Give "
+            "the range of the data as they were counted, or None."
+        )
 
 
 def _features(module: nn.Module, input_shape: tuple[int, ...], cond_dim: int) -> tuple[int, ...]:
@@ -330,7 +357,7 @@ def _run(path: str, network: nn.Module, given: torch.Tensor, cond_dim: int) -> t
     return result
 
 
-def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
+def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Output:
     """One probing pass through the whole model: every seam has the shape that the next stage expects."""
     x = torch.empty(_BATCH, *vae.input_shape, device="meta")
     shapes: dict[str, Any] = {"h": h}
@@ -339,38 +366,56 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Non
     z = torch.empty(_BATCH, *vae.latent_shape, device="meta")
     y = _run("vae.decoder", vae.decoder, z, vae.wired["decoder"]["cond_dim"])
     _same("vae.decoder", "y", tuple(y.shape), (_BATCH, *out_shape))
+    fitted_later = isinstance(vae.prior, FittedPrior)
+    if fitted_later:
+        vae.prior.probing = True  # type: ignore[assignment]
     try:
         out = probe(vae, x, cond)
     except BuildError:
         raise
     except Exception as error:
         raise BuildError(f"vae: the parts do not fit together: {error}") from error
+    finally:
+        if fitted_later:
+            del vae.prior.probing
     if not isinstance(out, Output):
         raise BuildError(f"vae: expected an Output, got {type(out).__name__}.")
     (level,) = out.levels
     _same("vae.sampler", "z", tuple(level.z.shape), (_BATCH, *vae.latent_shape))
+    value = vae.latent_shape if level.index is None else tuple(vae.sampler.index_shape)  # type: ignore[arg-type]
     for path, density, event in (
-        ("vae.sampler", level.q, vae.latent_shape),
-        ("vae.prior", level.p, vae.latent_shape),
+        ("vae.sampler", level.q, value),
+        ("vae.prior", level.p, value),
         ("vae.likelihood", out.p_x, vae.input_shape),
     ):
         if density is not None:
             _same(path, "the event", tuple(density.event_shape), event)
-    try:
-        _check_losses(vae, out)
-    except RuntimeError:  # a part made real tensors on the probing pass, which do not mix with meta ones
-        _check_losses(vae, run_for_real(vae, (x, cond)))
-    if vae.condition is not None:
-        shapes["cond"] = tuple(probe(vae.condition, cond, _BATCH).shape[1:])
+    if vae.condition is not None and (tokens := probe(vae.condition, cond, _BATCH)) is not None:
+        shapes["cond"] = tuple(tokens.shape[1:])
     vae.shapes = {
         **shapes,
         "z": vae.latent_shape,
         "y": out_shape,
         **{key: _family(d) for key, d in (("q", level.q), ("p", level.p), ("p_x", out.p_x)) if d is not None},
     }
+    return out
 
 
 def _check_losses(vae: VAE, out: Output) -> None:
+    try:
+        _ask_losses(vae, out)
+    except RuntimeError:  # a part made real tensors on the probing pass, which do not mix with meta ones
+        condition: Any = vae.condition
+        cond = None if condition is None else condition.example(_BATCH)
+        _ask_losses(vae, run_for_real(vae, (torch.empty(_BATCH, *vae.input_shape, device="meta"), cond)))
+
+
+def _ask_losses(vae: VAE, out: Output) -> None:
+    if isinstance(vae.objective, Objective):
+        try:
+            vae.objective.check(out)
+        except ValueError as error:
+            raise BuildError(f"vae.objective: {error}") from error
     for label, module in getattr(vae.objective, "terms", {}).items():
         if isinstance(module, Loss):
             try:
@@ -495,7 +540,8 @@ def load(folder: str | Path, *, trust: bool = False, device: str | torch.device 
             f"{folder}: the model needs code from {', '.join(foreign)}, which loading would run. If you trust it, call "
             "vaekit.load(…, trust=True)."
         )
-    vae = build(_offline(spec))
+    # a loss may refuse a prior that was fitted after training; the model is loaded all the same
+    vae = _assemble(_settle(_offline(spec), {}, {}, None), check_losses=False)
     read_weights(vae, path)
     return vae.to(device).eval()
 

@@ -71,44 +71,75 @@ class Sampler(Part):
     `forward(h, sample_shape)` draws z of shape `(*sample_shape, b, *latent_shape)`. `log_joint` is there for samplers
     that look at the model itself, such as Hamiltonian ones.
 
+    A sampler of codes (`space = "codes"`) gives their integers as the level's `index`, says how many there are in
+    `codebook_size` and `index_shape`, and turns them into z with `lookup`. Its q, where it has one, and the prior are
+    distributions over the integers.
+
     Wired by name: `in_shape` (h's shape), `latent_shape`, `in_channels`, `out_channels`.
     """
 
-    #: where z lives: "real", "sphere", "ball", "codes", "simplex"; the prior has to cover it
+    #: where z lives: "real", "positive", "sphere", "ball", "codes", "mixed"; the prior has to cover it
     space: ClassVar[str] = "real"
+    #: codes to choose from; 0 where the latent is continuous
+    codebook_size: int = 0
+    #: shape of an example's codes
+    index_shape: tuple[int, ...] = ()
+    #: of the space, where that is a ball (negative by convention: this is its size)
+    curvature: float = 0.0
 
     @abstractmethod
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
     ) -> Level: ...
 
+    def lookup(self, index: Tensor) -> Tensor:
+        """Codes `(*n, b, *index_shape)` → z `(*n, b, *latent_shape)`, for samplers of codes."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes to look up.")
+
 
 class Prior(Part):
     """p(z), given the condition's tokens where it wants them.
 
-    `posterior` maps data x to q(z|x) with the model's own encoder and sampler, for priors made of posteriors (VAMP).
+    `posterior` maps data x, and tokens where the model has a condition, to q(z|x) with the model's own encoder and
+    sampler, for priors made of posteriors (VAMP).
 
-    Wired by name: `latent_shape`, `input_shape`, `data_range`, `cond_dim`.
+    A prior over codes is a distribution over integers of shape `index_shape`, each in [0, `codebook_size`).
+
+    Wired by name: `latent_shape`, `input_shape`, `data_range`, `cond_dim`; from the sampler `codebook_size` (0 where
+    the latent is continuous), `index_shape`, `curvature`.
     """
 
     #: the spaces that the prior covers
     spaces: ClassVar[tuple[str, ...]] = ("real",)
+    #: whether `log_prob` exists; a prior without it can be sampled, and gives no KL and no bound
+    has_density: ClassVar[bool] = True
 
     @abstractmethod
     def forward(
         self,
         cond: Float[Tensor, "b t k"] | None = None,
         *,
-        posterior: Callable[[Tensor], Distribution] | None = None,
+        posterior: Callable[..., Distribution] | None = None,
     ) -> Distribution: ...
 
 
 class FittedPrior(Prior):
-    """A density that is fitted to the latents of a trained model: `vae.fit_prior(name, data)`."""
+    """A density that is fitted to the latents of a trained model: `vae.fit_prior(name, data)`.
+
+    What `fit` finds is kept in parameters or buffers whose shapes the constructor's arguments fix, so that the fitted
+    density is saved and loaded with the model.
+    """
+
+    #: set while `build` looks at shapes, so that a density that is not fitted yet does not refuse
+    probing: bool = False
 
     @abstractmethod
     def fit(self, z: Float[Tensor, "n *latent"]) -> None:
-        """Fit the density to draws of the aggregate posterior, in place."""
+        """Fit the density to draws of the aggregate posterior (to their codes, where the latent has codes), in place.
+
+        Raises:
+            ValueError: where there are too few points.
+        """
 
 
 class Decoder(Part):
@@ -133,6 +164,8 @@ class Likelihood(Part):
 
     #: the data range that the distribution's support needs; None where any will do
     support: ClassVar[tuple[float, float] | None] = None
+    #: the smallest value that data may have, as 0 for counts; None where any will do
+    least: ClassVar[float | None] = None
 
     def channels(self, c: int) -> int:
         """How many channels y needs for c channels of data."""
@@ -150,6 +183,13 @@ class Loss(Part):
     Wired by name: `input_shape`, `latent_shape`, `data_range`.
     """
 
+    #: whether an example's number depends on the rest of the batch, as statistics of the batch do
+    batchwise: ClassVar[bool] = False
+    #: whether it draws random numbers of its own, beside those of z
+    stochastic: ClassVar[bool] = False
+    #: the fewest examples that a batch may have
+    smallest_batch: ClassVar[int] = 1
+
     def check(self, out: Output) -> None:  # noqa: B027 — a loss that fits every model has nothing to check
         """Refuse a model that the loss does not fit, on one probing pass when the model is built.
 
@@ -159,6 +199,21 @@ class Loss(Part):
 
     @abstractmethod
     def forward(self, out: Output) -> Float[Tensor, " b"]: ...
+
+
+class CriticLoss(Loss):
+    """A loss that a network is trained against: the model minimises `forward`, the network `critic_loss`.
+
+    The two are players with isolated gradients: `forward` runs the network with its weights frozen, so that they feel
+    nothing of it, and `critic_loss` detaches what the model made, so that only the network feels it. One backward pass
+    of the sum of both is then right for both.
+    """
+
+    critic: nn.Module
+
+    @abstractmethod
+    def critic_loss(self, out: Output) -> Float[Tensor, " b"]:
+        """What the network minimises, per example."""
 
 
 class Discriminator(Part):
@@ -176,7 +231,10 @@ class Discriminator(Part):
 
 
 class Condition(Part):
-    """What is known beside x → tokens (b, t, dim) for encoder, decoder and prior. `None` means: not given."""
+    """What is known beside x → tokens (b, t, dim) for encoder, decoder and prior. `None` means: not given.
+
+    A condition that only losses read has `dim = 0` and gives None in place of tokens.
+    """
 
     dim: int
 
@@ -185,7 +243,7 @@ class Condition(Part):
         """A condition that may be given, for `batch` examples: what a first pass through the model is tried with."""
 
     @abstractmethod
-    def forward(self, given: Tensor | None, batch: int) -> Float[Tensor, "b t k"]: ...
+    def forward(self, given: Tensor | None, batch: int) -> Float[Tensor, "b t k"] | None: ...
 
 
 class Weight(Part):
@@ -216,6 +274,17 @@ class Objective(Part):
 
     #: shape of the draws of z that one pass needs: () for one, (k,) for k importance samples
     sample_shape: tuple[int, ...] = ()
+    #: whether gradients reach the encoder through z; where not, the draws are taken as given
+    reparameterized: bool = True
+    #: whether the decoder's side is frozen in the pass, since the objective scores it by itself
+    freezes_decoder: bool = False
+
+    def check(self, out: Output) -> None:  # noqa: B027 — most objectives fit every model
+        """Refuse a model that the objective does not fit, on one probing pass when the model is built.
+
+        Raises:
+            ValueError: saying why, and what fits.
+        """
 
     @abstractmethod
     def forward(self, out: Output) -> Report: ...
@@ -230,6 +299,9 @@ _SHAPES = (
     "input_shape",
     "data_range",
     "cond_dim",
+    "codebook_size",
+    "index_shape",
+    "curvature",
 )
 
 encoder = Registry[Encoder]("encoder", Encoder, "vaekit.encoders", wiring=_SHAPES)

@@ -5,7 +5,7 @@ the latent's shape as their event shape.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,10 @@ class Level:
         q: q(z|x), event shape `(*latent)`; None for a point that has no density.
         p: p(z), filled in by the graph.
         log_q: log q(z|x) at z, `(*n, b)` nats, where `q` can't evaluate it; `q.log_prob(z)` stands in otherwise.
-        index: codes of a discrete latent, as integers.
+        index: codes of a discrete latent, integers `(*n, b, *index)`. Where they are given, q and p are distributions
+            over them, and z is what the sampler makes of them.
         penalties: terms per example, `(*n, b)`, that only the sampler can compute, such as "commitment".
+        center: gives the point that stands for q(z|x), where that is not q's mode.
     """
 
     z: Tensor
@@ -33,11 +35,19 @@ class Level:
     log_q: Tensor | None = None
     index: Tensor | None = None
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
+    center: Callable[[], Tensor] | None = None
 
     @property
     def mode(self) -> Tensor:
         """The point that stands for q(z|x), `(b, *latent)`: its mode; the draw itself where there is no q."""
+        if self.center is not None:
+            return self.center()
         return self.z if self.q is None else self.q.mode
+
+    @property
+    def value(self) -> Tensor:
+        """What q and p are densities of: the codes of a discrete latent, z elsewhere."""
+        return self.z if self.index is None else self.index
 
     @property
     def has_density(self) -> bool:
@@ -53,7 +63,7 @@ class Level:
                 "log q(z|x) does not exist: the sampler gives a point without a density. Use a sampler such as "
                 "'gaussian' for bounds on log p(x)."
             )
-        return self.q.log_prob(self.z)
+        return self.q.log_prob(self.value)
 
     def log_prior(self) -> Tensor:
         """log p(z) at z, `(*n, b)` nats."""
@@ -61,7 +71,7 @@ class Level:
             raise ValueError(
                 "log p(z) is not known: this level comes from a sampler alone. Call vae(x) or vae.encode(x)."
             )
-        return self.p.log_prob(self.z)
+        return self.p.log_prob(self.value)
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class Output:
         p_x: p(x|z), event shape `(*data)`, batch shape `(*n, b)`.
         levels: one `Level` for the flat graph, several for a ladder.
         cond: the condition as it was given (labels, vectors, tokens), or None.
+        tokens: what the condition made of it, `(b, t, dim)`, or None.
+        model: the model that gave this, for terms that decode latents of their own or look at weights.
     """
 
     x: Tensor
@@ -81,12 +93,31 @@ class Output:
     p_x: Distribution
     levels: tuple[Level, ...]
     cond: Any = None
+    tokens: Tensor | None = None
+    model: Any = None
 
     @property
     def z(self) -> Tensor:
         """The draw of the only level, `(*n, b, *latent)`."""
         (level,) = self.levels
         return level.z
+
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x|z) at other latents `(*n, b, *latent)` than those drawn, under the same condition."""
+        return self.model.likelihood_of(z, self.tokens)
+
+    def prior_draws(self) -> Tensor:
+        """As many draws of p(z) as there are of q(z|x), `(*n, b, *latent)`, without a gradient.
+
+        Raises:
+            ValueError: where p(z) is not known, as in a level that comes from a sampler alone.
+        """
+        (level,) = self.levels
+        if level.p is None:
+            raise ValueError("p(z) is not known: this level comes from a sampler alone. Call vae(x).")
+        lead = self.y.shape[: self.y.ndim - self.x.ndim + 1]
+        drawn = level.p.sample(lead[: len(lead) - len(level.p.batch_shape)])
+        return drawn if level.index is None else self.model.sampler.lookup(drawn)
 
     def log_weight(self) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x), `(*n, b)` nats: the importance weight of each draw."""

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
 from vaekit.draw import draw
-from vaekit.kinds import FittedPrior
+from vaekit.kinds import CriticLoss, FittedPrior
+from vaekit.layers.frozen import frozen
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level, Output, Report, fold, unfold
 from vaekit.saving import push, write_model
 from vaekit.spec import Spec
-from vaekit.wiring import as_spec, make, refuse_passing_names, written
+from vaekit.wiring import as_spec, check_space, latent_wiring, make, refuse_passing_names, written
 
 DataRange = tuple[float, float] | None
 
@@ -88,36 +89,74 @@ class VAE(nn.Module):
         Raises:
             ValueError: where x has another shape, type, device or range than the model was built for, or holds NaN.
         """
+        return self._pass(x, cond, sample_shape)
+
+    def loss(self, x: Tensor, cond: Any = None) -> Report:
+        """The objective on a batch: `report.total` is what to minimise, a scalar with its graph.
+
+        A loss with a critic trains it by the same backward pass: each side's loss reaches that side's parameters only.
+        """
+        wants: Any = self.objective
+        through_z, freeze = getattr(wants, "reparameterized", True), getattr(wants, "freezes_decoder", False)
+        return wants(self._pass(x, cond, wants.sample_shape, through_z=through_z, freeze=freeze))
+
+    def _pass(
+        self, x: Tensor, cond: Any, sample_shape: tuple[int, ...], *, through_z: bool = True, freeze: bool = False
+    ) -> Output:
         x = self.check(x)
         tokens = self._embed(cond, len(x))
         level = self._posterior(x, tokens, sample_shape)
-        y = self._decode(level.z, tokens)
-        return Output(x, y, self.likelihood(y), (replace(level, p=self._prior(tokens)),), cond)
+        if not through_z:
+            level = replace(level, z=level.z.detach())
+        y = self._decode(level.z, tokens, freeze=freeze)
+        p_x = frozen(self.likelihood, y) if freeze else self.likelihood(y)
+        return Output(x, y, p_x, (replace(level, p=self._prior(tokens, freeze=freeze)),), cond, tokens, self)
 
-    def loss(self, x: Tensor, cond: Any = None) -> Report:
-        """The objective on a batch: `report.total` is what to minimise, a scalar with its graph."""
-        return self.objective(self(x, cond, self.objective.sample_shape))
+    def likelihood_of(self, z: Tensor, tokens: Tensor | None = None) -> Distribution:
+        """p(x|z) for latents `(*n, b, *latent_shape)` and the condition's tokens."""
+        return self.likelihood(self._decode(z, tokens))
+
+    def log_joint(self, out: Output) -> Tensor:
+        """log p(x, z) at the draws of `out`, `(*n, b)` nats, as a function of decoder, likelihood and prior alone."""
+        (level,) = out.levels
+        tokens = None if out.tokens is None else out.tokens.detach()
+        return self._log_joint(out.x, tokens, level.z.detach(), level.value.detach())
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Who minimises what: the parameters of the model, and of the critic of each loss that has one, by its label.
+
+        The objective's total trains them all at once; apart they are wanted for learning rates or optimizers of their
+        own.
+        """
+        losses = getattr(self.objective, "terms", {}).items()
+        critics = {label: list(loss.critic.parameters()) for label, loss in losses if isinstance(loss, CriticLoss)}
+        others = {id(p) for held in critics.values() for p in held}
+        return {"vae": [p for p in self.parameters() if id(p) not in others], **critics}
 
     def _posterior(self, x: Tensor, tokens: Tensor | None, sample_shape: tuple[int, ...]) -> Level:
         h = self._call("encoder", x, tokens)
         return self.sampler(h, sample_shape, log_joint=partial(self._log_joint, x, tokens))
 
-    def _decode(self, z: Tensor, tokens: Tensor | None) -> Tensor:
+    def _decode(self, z: Tensor, tokens: Tensor | None, *, freeze: bool = False) -> Tensor:
         folded, lead = fold(z, len(self.latent_shape))
         if tokens is not None and len(lead) > 1:
             tokens = tokens.expand(*lead, *tokens.shape[1:]).reshape(len(folded), *tokens.shape[1:])
-        y = self._call("decoder", folded, tokens)
+        y = self._call("decoder", folded, tokens, freeze=freeze)
         return unfold(at_least_float32(y), lead)
 
-    def _call(self, stage: str, x: Tensor, tokens: Tensor | None) -> Any:
+    def _call(self, stage: str, x: Tensor, tokens: Tensor | None, *, freeze: bool = False) -> Any:
         network = getattr(self, stage)
         weight = first_parameter(network)
         if weight is not None and weight.dtype != x.dtype:
             x = x.to(weight.dtype)
-        return network(x, tokens) if tokens is not None and self._conditional[stage] else network(x)
+        given = (x, tokens) if tokens is not None and self._conditional[stage] else (x,)
+        return frozen(network, *given) if freeze else network(*given)
 
-    def _prior(self, tokens: Tensor | None) -> Distribution:
-        return self.prior(tokens, posterior=lambda u: self._posterior(u, None, ()).q)
+    def _prior(self, tokens: Tensor | None, *, freeze: bool = False) -> Distribution:
+        def posterior(u: Tensor, tokens: Tensor | None = None) -> Distribution | None:
+            return self._posterior(u, tokens, ()).q
+
+        return (frozen if freeze else _run)(self.prior, tokens, posterior=posterior)
 
     def _embed(self, cond: Any, batch: int) -> Tensor | None:
         if self.condition is not None:
@@ -128,10 +167,10 @@ class VAE(nn.Module):
             )
         return None
 
-    def _log_joint(self, x: Tensor, tokens: Tensor | None, z: Tensor) -> Tensor:
-        """log p(x, z), `(*n, b)` nats, for samplers that look at the model."""
-        p_x = self.likelihood(self._decode(z, tokens))
-        return p_x.log_prob(x) + self._prior(tokens).log_prob(z)
+    def _log_joint(self, x: Tensor, tokens: Tensor | None, z: Tensor, value: Tensor | None = None) -> Tensor:
+        """log p(x, z), `(*n, b)` nats; `value` is what the prior is a density of, where that is not z."""
+        value = z if value is None else value
+        return self.likelihood_of(z, tokens).log_prob(x) + self._prior(tokens).log_prob(value)
 
     # -- using a model -------------------------------------------------------------------------------------------
 
@@ -159,7 +198,7 @@ class VAE(nn.Module):
                 f"vae.decode: expected z of shape (…, b, {_shape(self.latent_shape)}), got {tuple(z.shape)}."
             )
         batch = z.shape[-len(self.latent_shape) - 1]
-        return self.likelihood(self._decode(z, self._embed(cond, batch)))
+        return self.likelihood_of(z, self._embed(cond, batch))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, cond: Any = None, *, sample: bool = False) -> Tensor:
@@ -184,11 +223,17 @@ class VAE(nn.Module):
             tokens = self._embed(cond, _positive(n=n))
             p = _tempered(self._prior(tokens), temperature)
             z = p.sample() if p.batch_shape == (n,) else p.sample((n,))
-            return self.likelihood(self._decode(z, tokens)).mean
+            sampler: Any = self.sampler
+            return self.likelihood_of(sampler.lookup(z) if self.space == "codes" else z, tokens).mean
+
+    @property
+    def space(self) -> str:
+        """Where z lives: "real", "sphere", "codes", …, as the sampler says."""
+        return getattr(self.sampler, "space", "real")
 
     @torch.no_grad()
     def interpolate(
-        self, a: Tensor, b: Tensor, steps: int = 8, cond: Any = None, *, path: Literal["linear", "slerp"] = "linear"
+        self, a: Tensor, b: Tensor, steps: int = 8, cond: Any = None, *, path: Literal["linear", "slerp"] | None = None
     ) -> Tensor:
         """From a to b through the latent, `(steps, b, *input_shape)`; the ends are the reconstructions.
 
@@ -197,10 +242,14 @@ class VAE(nn.Module):
             b: data of the same shape.
             steps: points on the way, both ends counted.
             cond: what the condition takes, the same for all steps.
-            path: straight, or along the sphere that keeps the distance to 0 (Shoemake, 1985).
+            path: "linear" is straight, "slerp" goes along the sphere that keeps the distance to 0 (Shoemake, 1985);
+                None takes what fits the latent's space.
         """
+        path = path if path is not None else "slerp" if self.space == "sphere" else "linear"
         if path not in ("linear", "slerp"):
             raise ValueError(f"path: expected 'linear' or 'slerp', got {path!r}.")
+        if a.shape != b.shape:
+            raise ValueError(f"interpolate: expected a and b of one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
         with evaluating(self):
             start, end = self.encode(a, cond=cond).mode, self.encode(b, cond=cond).mode
             t = torch.linspace(0, 1, _positive(steps=steps), device=start.device, dtype=start.dtype)
@@ -223,6 +272,8 @@ class VAE(nn.Module):
         """
         size = math.prod(self.latent_shape)
         dims = range(min(10, size)) if dims is None else dims
+        if isinstance(dims, int):
+            raise ValueError(f"traverse: dims should be a sequence, such as [{dims}], got {dims!r}.")
         if any(not 0 <= d < size for d in dims):
             raise ValueError(f"traverse: dims {list(dims)} are not all in [0, {size}).")
         with evaluating(self):
@@ -268,7 +319,7 @@ class VAE(nn.Module):
             draws = min(chunk, n - start)
             level = self.sampler(h, (draws,), log_joint=partial(self._log_joint, x, tokens))
             y = self._decode(level.z, tokens)
-            out = Output(x, y, self.likelihood(y), (replace(level, p=prior),), cond)
+            out = Output(x, y, self.likelihood(y), (replace(level, p=prior),), cond, tokens, self)
             part = out.log_weight().logsumexp(0)
             total = part if total is None else torch.logaddexp(total, part)
         assert total is not None
@@ -284,29 +335,35 @@ class VAE(nn.Module):
 
         Args:
             name: a prior that can be fitted, by name, as `use(...)`, as a class or as a module.
-            data: a tensor `(n, *input_shape)`, or an iterable of batches (tensors, or tuples that start with one).
+            data: a tensor `(n, *input_shape)`, a pair (tensor, labels), or an iterable of batches: tensors, or tuples
+                that start with one. A model with a condition takes the labels that come second.
             batch_size: examples encoded at a time where `data` is a tensor.
             args: the prior's own arguments.
 
         Raises:
             TypeError: where the prior can't be fitted.
-            ValueError: where `data` is empty.
+            ValueError: where `data` is empty or too few for the prior, or the encoder gives NaN.
 
         Returns:
             The model itself.
         """
         spec = as_spec("prior", name, "fit_prior")
         spec = spec.replace(**args) if isinstance(spec, Spec) else spec
+        check_space(self.sampler, spec, "fit_prior")
         prior = make("prior", spec, self._prior_wiring(), "fit_prior")
         if not isinstance(prior, FittedPrior):
             raise TypeError(f"prior {name!r} has no `fit`: give it to vaekit.build, as prior=.")
-        batches = data.split(batch_size) if isinstance(data, Tensor) else data
         with evaluating(self):
-            tensors = (b if isinstance(b, Tensor) else b[0] for b in batches)
-            latents = [self.encode(x.to(self._device)).z for x in tensors]
+            latents = [
+                self._posterior(self.check(x), self._embed(label, len(x)), ()).value
+                for x, label in _batches(data, batch_size, self._device, self.condition is not None)
+            ]
         if not latents:
             raise ValueError("fit_prior: data is empty.")
-        prior.to(latents[0]).fit(torch.cat(latents))
+        values, weight = torch.cat(latents), first_parameter(self)
+        if values.is_floating_point() and not torch.isfinite(values).all():
+            raise ValueError("fit_prior: the latents hold NaN or infinite values. Look at what the encoder gives.")
+        (prior if weight is None else prior.to(weight)).fit(values)
         self.prior = prior
         self.spec = self.spec.replace(prior=spec) if self.spec is not None else None
         return self
@@ -359,7 +416,7 @@ class VAE(nn.Module):
     def _prior_wiring(self) -> dict[str, Any]:
         cond_dim = getattr(self.condition, "dim", 0)
         shapes = {"latent_shape": self.latent_shape, "input_shape": self.input_shape, "data_range": self.data_range}
-        return {**shapes, "cond_dim": cond_dim, "in_channels": self.latent_shape[0]}
+        return {**shapes, "cond_dim": cond_dim, "in_channels": self.latent_shape[0], **latent_wiring(self.sampler)}
 
     # -- looking at a model --------------------------------------------------------------------------------------
 
@@ -415,6 +472,12 @@ class VAE(nn.Module):
             bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
             shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
             raise ValueError(f"vae: x holds NaN or infinite values, in example {shown} of the batch. Clean the data.")
+        smallest = getattr(self.likelihood, "least", None)
+        if smallest is not None and low < smallest:
+            raise ValueError(
+                f"vae: x has values down to {low:.4g}, and {type(self.likelihood).__name__} is for data of at least "
+                f"{smallest:g}. Give counts, or use another likelihood."
+            )
         if self.data_range is not None:
             least, most = self.data_range
             slack = 1e-3 * (most - least)  # rounding of a resize, or of half precision
@@ -443,6 +506,23 @@ class VAE(nn.Module):
     @property
     def _range(self) -> str:
         return "any range" if self.data_range is None else f"[{self.data_range[0]:g}, {self.data_range[1]:g}]"
+
+
+def _batches(data: Any, size: int, device: torch.device, labelled: bool) -> Iterator[tuple[Tensor, Any]]:
+    """(x, label) on the device, labels only where they are wanted; empty batches are left out."""
+    if isinstance(data, Tensor):
+        data = data.split(size)
+    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, Tensor) for each in data):
+        data = zip(*(each.split(size) for each in data), strict=True)
+    for batch in data:
+        x, *rest = (batch,) if isinstance(batch, Tensor) else batch
+        if len(x):
+            label = rest[0] if labelled and rest else None
+            yield x.to(device), label.to(device) if isinstance(label, Tensor) else label
+
+
+def _run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)
 
 
 def first_parameter(module: nn.Module) -> Tensor | None:

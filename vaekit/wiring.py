@@ -149,6 +149,44 @@ def tensors(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
     return {key: (tuple(value.shape), value.dtype) for key, value in module.state_dict().items()}
 
 
+def latent_wiring(sampler: nn.Module) -> dict[str, Any]:
+    """What a prior is wired with from the sampler: how many codes, in which shape, and how curved a ball."""
+    return {
+        "codebook_size": getattr(sampler, "codebook_size", 0),
+        "index_shape": tuple(getattr(sampler, "index_shape", ())),
+        "curvature": getattr(sampler, "curvature", 0.0),
+    }
+
+
+def check_space(sampler: nn.Module, density: "Spec | nn.Module", path: str) -> None:
+    """Refuse a prior over another space than the one that the sampler draws from.
+
+    Raises:
+        BuildError: saying which spaces these are, and which priors fit.
+    """
+    target = density if isinstance(density, nn.Module) else resolve("prior", density.name, path)
+    space, spaces = getattr(sampler, "space", None), getattr(target, "spaces", None)
+    if space is None or spaces is None or space in spaces:
+        return
+    prior = registries()["prior"]
+    fitting = ", ".join(n for n in prior.names() if space in prior[n].spaces) or "none is registered"
+    called = repr(density.name) if isinstance(density, Spec) else type(density).__name__
+    raise BuildError(
+        f"{path}: {called} covers latents that are {' or '.join(str(_SPACES.get(s, s)) for s in spaces)}, and those of "
+        f"{type(sampler).__name__} are {_SPACES.get(space, space)}. Fitting priors: {fitting}."
+    )
+
+
+_SPACES = {
+    "real": "real vectors",
+    "positive": "positive numbers",
+    "sphere": "points on the unit sphere",
+    "ball": "points in the Poincaré ball",
+    "codes": "codes",
+    "mixed": "numbers and codes together",
+}
+
+
 def tuple_or(value: Any) -> Any:
     """Sequences as tuples, so that a list equals a tuple."""
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

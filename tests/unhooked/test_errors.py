@@ -107,9 +107,9 @@ def test_a_prior_over_another_space_than_the_sampler_draws_from():
         space = "sphere"
 
     refuses(
-        r"vae\.prior: 'standard' is a density over real latents, and the sampler OnSphere draws sphere ones\. Fitting priors: none",
-        sampler=OnSphere((400,), (2,)),
-    )
+        r"vae\.prior: 'standard' covers latents that are real vectors, and those of OnSphere are points on the unit sphere\. Fitting",
+        sampler=OnSphere((400,), (2,)), prior="standard",
+    )  # fmt: skip
 
 
 def test_a_prior_of_another_shape_than_the_latent():
@@ -318,3 +318,153 @@ def test_import_needs_none_of_the_optional_packages():
         "import torch, vaekit\nvaekit.build('vae', latent=2).loss(torch.rand(2, 1, 28, 28))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- variants ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (use("vq", codebook_size=1), r"vae\.sampler: codebook_size: expected at least 2 codes to choose from, got 1"),
+        (use("gumbel_vq", codebook_size=1), r"vae\.sampler: codebook_size: expected at least 2 codes"),
+        (use("fsq", levels=(1,)), r"vae\.sampler: levels?.*got"),
+        (use("fsq", levels=(8, 5, 5)), r"vae\.sampler: levels: .*divides the latent's 4 channels"),
+        (use("gumbel_softmax", categories=3), r"vae\.sampler: categories: 4 latent channels can't be one-hot vectors of 3"),
+        (use("gumbel_softmax", categories=1), r"vae\.sampler: categories: expected at least 2, got 1"),
+        (use("vq", learn="emma"), r"vae\.sampler: learn: expected 'ema' or 'gradient', got 'emma'"),
+        (use("vq", init="zero"), r"vae\.sampler: init: expected 'normal' or 'data', got 'zero'"),
+        (use("lfq", diversity="all"), r"vae\.sampler: diversity: expected 'bits' or 'exact', got 'all'"),
+        (use("joint", categories=4), r"vae\.sampler: joint: latent=4 has no room"),
+        (use("flow", flow="nice", transforms=0), r"vae\.sampler: transforms: expected at least 1, got 0"),
+        (use("flow", flow="mafia"), r"vae\.sampler: flow: expected one of maf, .*got 'mafia'"),
+        (use("gumbel_softmax", categories=2, temperature=0.0), r"vae\.sampler: temperature: expected positive"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_sampler_with_impossible_arguments(sampler, message):
+    refuses(message, latent=4, sampler=sampler, loss=["nll"])
+
+
+def test_a_sphere_of_one_dimension_and_a_map_where_a_vector_is_needed():
+    refuses(r"vae\.sampler: .*latent.*2", latent=1, sampler="power_spherical")
+    with pytest.raises(BuildError, match=r"vae\.sampler: .*vector"):
+        vaekit.build("conv", latent=(2, 4, 4), input_shape=(1, 8, 8), sampler="von_mises_fisher")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"k": 0}, r"k: expected at least 1, got 0"),
+        ({"m": 0}, r"m: expected at least 1, got 0"),
+        ({"elbo": 1.5}, r"elbo: expected a part in \[0, 1\], got 1\.5"),
+        ({"estimator": "reinforce"}, r"estimator: expected 'pathwise', 'stl', 'dreg' or 'score', got 'reinforce'"),
+        ({"k": 1, "estimator": "score"}, r"estimator: 'score' needs baselines from other draws"),
+        ({"partial": True, "estimator": "dreg"}, r"estimator: 'dreg' goes neither with elbo nor with partial"),
+    ],
+    ids=repr,
+)
+def test_an_importance_weighted_objective_that_makes_no_sense(args, message):
+    refuses(rf"vae\.objective: {message}", objective=use("importance_weighted", **args))
+
+
+def test_a_bound_without_its_terms_or_with_changed_ones():
+    refuses(
+        r"vae\.objective: .*made of the terms nll and kl, once each; got \['mse', 'kl'\]",
+        loss=["mse", "kl"],
+        objective="importance_weighted",
+    )
+    refuses(r"vae\.objective: .*plain KL", loss=["nll", term("kl", free_bits=0.1)], objective="importance_weighted")
+
+
+def test_info_vae_with_weights_that_would_drive_latents_from_the_prior():
+    # pythae's defaults, alpha=0 and lambda=1e-3, give the discrepancy a weight of -0.999
+    with pytest.raises(BuildError, match=r"recipe 'info_vae': .*the weight of the discrepancy would be -0\.999"):
+        vaekit.build("info_vae", scale=1e-3)
+
+
+@pytest.mark.parametrize("loss", [n for n in vaekit.loss.names() if vaekit.loss[n].smallest_batch > 1])
+def test_a_batch_of_one_is_refused_by_losses_that_need_more(loss):
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), loss=["nll", loss])
+    with pytest.raises(ValueError, match="batch of at least 2"):
+        vae.loss(torch.rand(1, 6))
+
+
+@pytest.mark.parametrize("prior", ["gmm", "full_gaussian", "kde", "empirical"])
+def test_a_prior_that_is_not_fitted_yet(prior):
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), prior=prior, loss=["nll"])
+    with pytest.raises(ValueError, match=rf"{prior} is not fitted yet: call vae\.fit_prior\('{prior}', data\)"):
+        vae.sample(3)
+    vae.fit_prior(prior, torch.rand(50, 6), **({"components": 2} if prior == "gmm" else {}))
+    assert vae.sample(3).shape == (3, 6)
+
+
+def test_a_prior_fitted_to_nothing_to_too_little_or_to_nan():
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,))
+    with pytest.raises(ValueError, match="fit_prior: data is empty"):
+        vae.fit_prior("gmm", torch.rand(0, 6))
+    with pytest.raises(ValueError, match="full_gaussian: expected at least 2 latents to fit to, got 1"):
+        vae.fit_prior("full_gaussian", torch.rand(1, 6))
+    with pytest.raises(ValueError, match="gmm: expected at least 10 latents to fit to, got 5"):
+        vae.fit_prior("gmm", torch.rand(5, 6), components=10)
+    with torch.no_grad():
+        vae.sampler.head.project[1].weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the latents hold NaN"):
+        vae.fit_prior("gmm", torch.rand(50, 6))
+    assert vae.spec.args["prior"].name == "standard", "a refused fit changes nothing"
+
+
+def test_sampling_a_conditional_prior_without_a_condition():
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), prior="conditional_normal", condition=use("class", classes=3))
+    with pytest.raises(ValueError, match="labels are missing"):
+        vae.sample(3)
+    assert vae.sample(3, torch.tensor([0, 1, 2])).shape == (3, 6)
+    refuses(r"vae\.prior: .*condition", prior="conditional_normal")
+
+
+def test_large_concentrations_and_variances_stay_finite():
+    for name in ("von_mises_fisher", "power_spherical"):
+        sampler = vaekit.sampler[name]((8,), (512,))
+        level = sampler(torch.full((2, 8), 1e6), (3,))
+        assert torch.isfinite(level.z).all() and torch.isfinite(level.log_posterior()).all()
+    vae = vaekit.build("mlp", latent=4, input_shape=(6,))
+    with torch.no_grad():
+        vae.sampler.head.project[1].bias.fill_(1e5)  # log σ² far beyond what exp can give
+    assert torch.isfinite(vae.encode(torch.rand(2, 6)).q.variance).all()
+
+
+def test_labels_outside_the_classes_of_a_target():
+    vae = vaekit.build("semi_supervised_vae", latent=2, input_shape=(12,), classes=3)
+    with pytest.raises(ValueError, match=r"labels from -2 to 3 are outside \[-1, 3\); -1 means none"):
+        vae.loss(torch.rand(3, 12), torch.tensor([-2, 0, 3]))
+
+
+def test_two_data_sets_to_interpolate_between_have_one_shape():
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,))
+    with pytest.raises(ValueError, match=r"interpolate: expected a and b of one shape, got \(2, 6\) and \(3, 6\)"):
+        vae.interpolate(torch.rand(2, 6), torch.rand(3, 6))
+    with pytest.raises(ValueError, match=r"traverse: dims should be a sequence, such as \[1\], got 1"):
+        vae.traverse(torch.rand(2, 6), dims=1)
+
+
+def test_a_network_that_does_not_fit_the_codes():
+    refuses(
+        r"vae\.prior: network: 'pixelcnn' needs a plane of codes", latent=4, loss=["nll"],
+        sampler=use("gumbel_softmax", categories=2), prior=use("autoregressive", network="pixelcnn"),
+    )  # fmt: skip
+    refuses(
+        r"vae\.prior: bernoulli: is a prior over bits, and the codes have 8 values", latent=4, loss=["nll"],
+        sampler=use("vq", codebook_size=8), prior="bernoulli",
+    )  # fmt: skip
+
+
+def test_counts_below_zero():
+    refuses(
+        r"vae\.likelihood: 'poisson' needs data of at least 0, and data_range is \(-1\.0, 1\.0\)",
+        likelihood="poisson",
+        data_range=(-1, 1),
+    )
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), likelihood="poisson")
+    vae = vaekit.build(vae.spec, data_range=None)
+    with pytest.raises(ValueError, match=r"x has values down to -1, and PoissonLikelihood is for data of at least 0"):
+        vae.loss(torch.full((2, 6), -1.0))

@@ -1,3 +1,4 @@
-"""What is known beside x → tokens. One form a file; importing this package registers them."""
+"""What is known beside x → tokens. One idea a file; importing this package registers them."""
 
 from vaekit.conditions.class_label import ClassCondition as ClassCondition
+from vaekit.conditions.target import TargetCondition as TargetCondition

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from vaekit.kinds import Loss, loss
+from vaekit.layers.divergence import check_densities, divergence, sum_of
 from vaekit.records import Level, Output
 
 
@@ -26,8 +27,8 @@ class KLLoss(Loss):
         reduction: "sum" over latent dimensions, as in the ELBO; "mean", so that one weight fits any latent size.
 
     Raises:
-        ValueError: where λ or C is negative, or the reduction unknown; at build, where q(z|x) has no density, or where
-            free bits are asked of a pair that has no KL per dimension.
+        ValueError: where λ or C is negative, or the reduction unknown; at build, where q(z|x) or p(z) has no density,
+            or where free bits are asked of a pair that has no KL per dimension.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114;
@@ -61,17 +62,13 @@ class KLLoss(Loss):
     def check(self, out: Output) -> None:
         """q(z|x) needs a density, and free bits a KL for each dimension."""
         for level in out.levels:
-            if not level.has_density:
-                raise ValueError(
-                    "kl needs a posterior with a density, and this sampler gives a point. Leave the kl term out, or "
-                    "use a sampler such as 'gaussian'."
-                )
+            check_densities(level, "kl")
             divergence(level)  # torch remembers the rule for the pair, which torch.compile could not look up
             if self.free_bits and _per_dimension(level) is None:
                 raise ValueError("kl: free_bits needs a KL per dimension, which this pair of q(z|x) and p(z) has not.")
 
     def forward(self, out: Output) -> Float[Tensor, " b"]:
-        kl = torch.stack([self._level(level) for level in out.levels]).sum(0)
+        kl = sum_of([self._level(level) for level in out.levels])
         return kl if self.capacity is None else (kl - self.capacity).abs()
 
     def _level(self, level: Level) -> Tensor:
@@ -92,17 +89,6 @@ def _size(level: Level) -> int:
     density = level.p if level.p is not None else level.q
     assert density is not None
     return density.event_shape.numel()
-
-
-def divergence(level: Level) -> Tensor:
-    """KL(q ‖ p) of a level, (b,) nats: closed form where torch has the pair, the mean over the draws otherwise."""
-    if level.log_q is None and level.q is not None and level.p is not None:
-        try:
-            return kl_divergence(level.q, level.p)
-        except NotImplementedError:
-            pass
-    log_ratio = level.log_posterior() - level.log_prior()
-    return log_ratio.flatten(0, -2).mean(0) if log_ratio.ndim > 1 else log_ratio
 
 
 def _per_dimension(level: Level) -> Tensor | None:

@@ -50,7 +50,7 @@ class MixturePrior(Prior):
         self,
         cond: Float[Tensor, "b t k"] | None = None,
         *,
-        posterior: Callable[[Tensor], Distribution] | None = None,
+        posterior: Callable[..., Distribution] | None = None,
     ) -> Distribution:
         parts = Independent(Normal(self.loc, self.log_scale.exp(), validate_args=False), self.loc.ndim - 1)
         return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), parts, validate_args=False)

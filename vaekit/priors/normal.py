@@ -37,6 +37,6 @@ class NormalPrior(Prior):
         self,
         cond: Float[Tensor, "b t k"] | None = None,
         *,
-        posterior: Callable[[Tensor], Distribution] | None = None,
+        posterior: Callable[..., Distribution] | None = None,
     ) -> Distribution:
         return Independent(Normal(self.loc, self.log_scale.exp(), validate_args=False), self.loc.ndim)

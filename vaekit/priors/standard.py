@@ -41,6 +41,6 @@ class StandardPrior(Prior):
         self,
         cond: Float[Tensor, "b t k"] | None = None,
         *,
-        posterior: Callable[[Tensor], Distribution] | None = None,
+        posterior: Callable[..., Distribution] | None = None,
     ) -> Distribution:
         return Independent(Normal(self.loc, self.scale, validate_args=False), self.loc.ndim, validate_args=False)

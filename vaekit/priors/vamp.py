@@ -15,13 +15,15 @@ class VampPrior(Prior):
     """Mixture of posteriors at learned pseudo-inputs: p(z) = 1/K Σ_k q(z | u_k).
 
     Pseudo-inputs stay inside the data range, since a sigmoid maps free parameters there. The encoder runs on all of
-    them at every step. The KL has no closed form: the `kl` loss estimates it by the drawn z.
+    them at every step. The KL has no closed form: the `kl` loss estimates it by the drawn z. In a model with a
+    condition each pseudo-input has a learned token in the condition's place, so that p(z) is the same for all of them.
 
     Shapes: event shape `(*latent)`, batch shape (). Unit of log p: nats.
 
     Args:
         input_shape: the data's shape, wired.
         data_range: where pseudo-inputs may lie, None for anywhere; wired.
+        cond_dim: width of the condition's tokens, 0 without one; wired.
         components: K, the number of pseudo-inputs u_k, each of the data's shape.
 
     Raises:
@@ -40,13 +42,19 @@ class VampPrior(Prior):
     weights: Tensor
 
     def __init__(
-        self, input_shape: Sequence[int], data_range: tuple[float, float] | None = (0.0, 1.0), *, components: int = 100
+        self,
+        input_shape: Sequence[int],
+        data_range: tuple[float, float] | None = (0.0, 1.0),
+        cond_dim: int = 0,
+        *,
+        components: int = 100,
     ) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"components: expected at least 1, got {components}.")
         self.data_range = data_range
         self.free = nn.Parameter(torch.randn(components, *input_shape))
+        self.tokens = nn.Parameter(torch.randn(components, 1, cond_dim)) if cond_dim else None
         self.register_buffer("weights", torch.zeros(components), persistent=False)  # follows the model's device
 
     def pseudo_inputs(self) -> Float[Tensor, "k *data"]:
@@ -60,9 +68,9 @@ class VampPrior(Prior):
         self,
         cond: Float[Tensor, "b t k"] | None = None,
         *,
-        posterior: Callable[[Tensor], Distribution] | None = None,
+        posterior: Callable[..., Distribution] | None = None,
     ) -> Distribution:
-        q = posterior(self.pseudo_inputs()) if posterior is not None else None
+        q = posterior(self.pseudo_inputs(), self.tokens) if posterior is not None else None
         if q is None:
             raise ValueError("vamp mixes posteriors, and this sampler gives none. Use a sampler such as 'gaussian'.")
         return MixtureSameFamily(Categorical(logits=self.weights, validate_args=False), q, validate_args=False)

@@ -5,28 +5,10 @@ so that the weights of the papers mean what they say.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from vaekit.kinds import recipe
+from vaekit.recipes.plain import DataRange, Latent, plain
 from vaekit.spec import Spec, term, use
-
-Latent = int | Sequence[int]
-DataRange = tuple[float, float] | None
-
-
-def plain(latent: Latent, input_shape: Sequence[int], data_range: DataRange, **slots: Any) -> Spec:
-    """The plain VAE with some slots set otherwise."""
-    network = "conv" if len(input_shape) > 1 else "mlp"
-    args = {
-        "input_shape": input_shape,
-        "latent": latent,
-        "data_range": data_range,
-        "encoder": use(network),
-        "decoder": use(network),
-        "likelihood": use("bernoulli") if data_range == (0.0, 1.0) else use("gaussian", scale=1.0),
-        "loss": (term("nll"), term("kl")),
-    }
-    return Spec("vae", "flat", {**args, **slots})
 
 
 @recipe("vae", cite="kingma2014")
@@ -42,22 +24,6 @@ def vae(*, latent: Latent = 16, input_shape: Sequence[int] = (1, 28, 28), data_r
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
     """
     return plain(latent, input_shape, data_range)
-
-
-@recipe("ae")
-def ae(*, latent: Latent = 16, input_shape: Sequence[int] = (1, 28, 28), data_range: DataRange = (0.0, 1.0)) -> Spec:
-    """A plain autoencoder: a point in place of q(z|x), and the squared error alone.
-
-    Args:
-        latent: a size, or a map `(c, *t)`.
-        input_shape: the data's shape.
-        data_range: smallest and largest value of the data; None for unbounded data.
-
-    References:
-        Reducing the Dimensionality of Data with Neural Networks (Hinton & Salakhutdinov, 2006),
-        https://doi.org/10.1126/science.1127647
-    """
-    return plain(latent, input_shape, data_range, sampler=use("dirac"), loss=(term("mse"),))
 
 
 @recipe("beta_vae", cite="higgins2017")

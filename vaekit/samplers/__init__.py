@@ -1,4 +1,29 @@
 """h → q(z|x) and a draw z: the latent samplers. One idea a file; importing this package registers them."""
 
+from vaekit.samplers.bsq import BSQSampler as BSQSampler
 from vaekit.samplers.dirac import DiracSampler as DiracSampler
+from vaekit.samplers.fixed_sigma import FixedSigmaSampler as FixedSigmaSampler
+from vaekit.samplers.flow import FlowSampler as FlowSampler
+from vaekit.samplers.fsq import FSQSampler as FSQSampler
+from vaekit.samplers.full_gaussian import FullGaussianSampler as FullGaussianSampler
+from vaekit.samplers.gamma import GammaSampler as GammaSampler
 from vaekit.samplers.gaussian import GaussianSampler as GaussianSampler
+from vaekit.samplers.grouped_vq import GroupedVQSampler as GroupedVQSampler
+from vaekit.samplers.gumbel_softmax import GumbelSoftmaxSampler as GumbelSoftmaxSampler
+from vaekit.samplers.gumbel_vq import GumbelVQSampler as GumbelVQSampler
+from vaekit.samplers.hamiltonian import HamiltonianSampler as HamiltonianSampler
+from vaekit.samplers.iaf import IAFSampler as IAFSampler
+from vaekit.samplers.joint import JointSampler as JointSampler
+from vaekit.samplers.laplace import LaplaceSampler as LaplaceSampler
+from vaekit.samplers.lfq import LFQSampler as LFQSampler
+from vaekit.samplers.planar import PlanarSampler as PlanarSampler
+from vaekit.samplers.power_spherical import PowerSphericalSampler as PowerSphericalSampler
+from vaekit.samplers.radial import RadialSampler as RadialSampler
+from vaekit.samplers.relaxed_bernoulli import RelaxedBernoulliSampler as RelaxedBernoulliSampler
+from vaekit.samplers.residual_vq import ResidualVQSampler as ResidualVQSampler
+from vaekit.samplers.riemannian_hamiltonian import RiemannianHamiltonianSampler as RiemannianHamiltonianSampler
+from vaekit.samplers.riemannian_normal import RiemannianNormalSampler as RiemannianNormalSampler
+from vaekit.samplers.student_t import StudentTSampler as StudentTSampler
+from vaekit.samplers.von_mises_fisher import VonMisesFisherSampler as VonMisesFisherSampler
+from vaekit.samplers.vq import VQSampler as VQSampler
+from vaekit.samplers.wrapped_normal import WrappedNormalSampler as WrappedNormalSampler

@@ -39,6 +39,7 @@ class Trainer:
         steps: training steps.
         batch_size: examples in a batch.
         lr: learning rate.
+        critic_lr: learning rate of the networks that losses train against the model; None takes `lr`.
         optimizer: the name of a class of `torch.optim` in lower case, or a function from parameters to an optimizer.
             Where torch has a fused kernel for it, that is used.
         seed: of the order and of the noise; None leaves the global generators alone.
@@ -74,6 +75,7 @@ class Trainer:
         steps: int | None = None,
         batch_size: int = 128,
         lr: float = 1e-3,
+        critic_lr: float | None = None,
         optimizer: str | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = "adam",
         seed: int | None = 0,
         output_dir: str | Path | None = None,
@@ -90,8 +92,19 @@ class Trainer:
         for name, value in {**counts, "checkpoint_every": checkpoint_every}.items():
             if value is not None and (not isinstance(value, Integral) or value < 1):
                 raise ValueError(f"Trainer: {name} should be a whole number, at least 1, got {value!r}.")
-        if not lr > 0:
-            raise ValueError(f"Trainer: lr should be positive, got {lr}.")
+        for name, rate in (("lr", lr), ("critic_lr", critic_lr)):
+            if rate is not None and not rate > 0:
+                raise ValueError(f"Trainer: {name} should be positive, got {rate}.")
+        # some losses compare the examples of a batch, and can't do with one: a rest that small is left out
+        losses = getattr(vae.objective, "terms", {}).items()
+        needs = {label: getattr(loss, "smallest_batch", 1) for label, loss in losses}
+        self._least = max(needs.values(), default=1)
+        if batch_size < self._least:
+            which = max(needs, key=needs.__getitem__)
+            raise ValueError(
+                f"Trainer: batch_size={batch_size} is too small for the loss {which!r}, which needs at least "
+                f"{self._least} examples."
+            )
         self._accelerate = require("accelerate", user="Trainer", extra="train")
         self.vae, self.seed, self.log_every, self.progress = vae, seed, log_every, progress
         self.epochs, self.steps, self.checkpoint_every = epochs, steps, checkpoint_every
@@ -102,7 +115,7 @@ class Trainer:
         for name, data in (("train", self.train), ("val", self.val)):
             self._check(name, data)
         self.folder = None if output_dir is None else self._claim(Path(output_dir), overwrite)
-        self.optimizer = _optimizer(optimizer, vae.to(self.device), lr)
+        self.optimizer = _optimizer(optimizer, vae.to(self.device), lr, critic_lr)
         self.history = History()
         self._begun = False
 
@@ -194,8 +207,10 @@ class Trainer:
         return means
 
     def _batches(self, data: Batches, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batches on the device, with labels only for a model that has a condition."""
+        """Batches on the device, with labels only for a model that has a condition; no rest too small for a loss."""
         for batch in data.epoch(epoch):
+            if len(batch[0]) < self._least:
+                continue
             x, label = on_device(batch, self.device, self.vae.data_range)
             yield x, label if self.vae.condition is not None else None
 
@@ -267,14 +282,22 @@ class Trainer:
 
 
 def _optimizer(
-    choice: str | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], vae: nn.Module, lr: float
+    choice: str | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    vae: VAE,
+    lr: float,
+    critic_lr: float | None,
 ) -> torch.optim.Optimizer:
-    """The optimizer of that name over everything that is not frozen."""
+    """The optimizer of that name over everything that is not frozen; critics' weights are groups of their own."""
     weights = [p for p in vae.parameters() if p.requires_grad]
     if not weights:
         raise ValueError("Trainer: the model has no weight to train: every one is frozen (requires_grad=False).")
     if not isinstance(choice, str):
         return choice(weights)
+    groups: list[dict[str, Any]] = [
+        {"params": own, "lr": lr if name == "vae" else critic_lr or lr}
+        for name, held in vae.players().items()
+        if (own := [p for p in held if p.requires_grad])
+    ]
     known = {
         name.lower(): cls
         for name, cls in vars(torch.optim).items()
@@ -285,9 +308,9 @@ def _optimizer(
         raise ValueError(f"Trainer: there is no optimizer {choice!r}. Known: {', '.join(sorted(known))}.")
     cls: Any = known[choice.lower()]
     try:  # one kernel for all parameters; on 2 CPU threads it takes a third of the time of Adam's plain step
-        return cls(weights, lr=lr, fused=True)
+        return cls(groups, lr=lr, fused=True)
     except (TypeError, RuntimeError):
-        return cls(weights, lr=lr)
+        return cls(groups, lr=lr)
 
 
 def _not_finite(means: dict[str, float]) -> list[str]:

@@ -1,0 +1,89 @@
+"""The lookup-free quantizer."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaekit.kinds import LogJoint, Sampler, sampler
+from vaekit.layers.bits import bits_layout, information, to_index, to_signs
+from vaekit.layers.codebook import positive
+from vaekit.layers.codes import point, squared_distance, straight_through
+from vaekit.layers.head import Head
+from vaekit.layers.precision import at_least_float32
+from vaekit.records import Level
+
+
+@sampler("lfq", tags=("codes",), cite="yu2024")
+class LFQSampler(Sampler):
+    """z = sign(z_e(h)), channel by channel: codes are the 2^bits corners of a cube, and none is learned.
+
+    Each run of `bits` channels is one code: index `(*t)` for a map with as many channels, `(groups, *t)` for one with
+    more, `(d/bits,)` for a vector. The first channel's bit is the highest. The sign passes the gradient on.
+
+    Penalties per example, summed over codes: "commitment" ‖z_e - sg(z)‖²; "entropy" of the soft assignment
+    p(+1) = σ(4 z_e / temperature), nats, and "diversity", minus the entropy of its mean over batch and positions,
+    times the positions. The loss `code_entropy` needs the two, without which few codes are used.
+
+    Shapes: h `(b, k, *t)` → z `(*n, b, *latent)`, index `(*n, b, *index_shape)`; all draws are the same point.
+
+    Args:
+        in_shape: h's shape, wired.
+        latent_shape: the latent's shape, wired.
+        bits: channels of one code, at most 16; None: all.
+        temperature: of the soft assignment softmax(-‖z_e - z‖² / temperature) to the corners.
+        diversity: "bits" bounds the entropy of the mean by its sum over bits; "exact" counts whole codes, and needs
+            a (b, codes, 2^bits) tensor.
+
+    Raises:
+        ValueError: where `bits` does not divide the channels or is more than 16, for a temperature that is not
+            positive, or where h is a map of another size than the latent's.
+
+    References:
+        Language Model Beats Diffusion: Tokenizer is Key to Visual Generation (Yu et al., 2024; MAGVIT-2),
+        https://arxiv.org/abs/2310.05737
+
+    Example:
+        >>> import torch, vaekit
+        >>> quantizer = vaekit.sampler["lfq"]((8, 4, 4), (10, 4, 4))
+        >>> quantizer.codebook_size, quantizer(torch.randn(5, 8, 4, 4)).index.shape
+        (1024, torch.Size([5, 4, 4]))
+    """
+
+    space = "codes"
+    unit: Tensor
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        *,
+        bits: int | None = None,
+        temperature: float = 1.0,
+        diversity: Literal["bits", "exact"] = "bits",
+    ) -> None:
+        super().__init__()
+        if diversity not in ("bits", "exact"):
+            raise ValueError(f"diversity: expected 'bits' or 'exact', got {diversity!r}.")
+        positive(temperature=temperature)
+        self.layout = bits_layout(latent_shape, bits)
+        self.codebook_size, self.index_shape = 2**self.layout.size, self.layout.index_shape
+        self.temperature: float = temperature
+        self.diversity: Literal["bits", "exact"] = diversity
+        self.head = Head(in_shape, latent_shape, 1)
+        self.register_buffer("unit", torch.ones(()), persistent=False)
+
+    def forward(
+        self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
+    ) -> Level:
+        z_e = at_least_float32(self.head(h)).squeeze(1)
+        codes = self.layout.split(z_e)
+        index = self.layout.shaped(to_index(codes))
+        z = straight_through(z_e, self.lookup(index))
+        penalties = information(4 / self.temperature * codes, self.diversity)  # (v+1)² - (v-1)² = 4v
+        return point(z, index, {"commitment": squared_distance(z_e, z.detach()), **penalties}, sample_shape)
+
+    def lookup(self, index: Tensor) -> Tensor:
+        return self.layout.join(to_signs(self.layout.flat(index), self.layout.size) * at_least_float32(self.unit))
