@@ -199,6 +199,28 @@ def test_a_learned_prior_and_scale_learn_under_partial_bounds():
         assert p.grad is not None and p.grad.any(), name
 
 
+def test_partial_bounds_isolate_the_decoder_from_a_sampler_that_looks_at_the_model():
+    torch.manual_seed(0)
+    vae = vaekit.build("piwae", latent=2, input_shape=(6,), sampler=use("hamiltonian", steps=2), m=2, k=3)
+    x = torch.rand(4, 6)
+    decoder = list(vae.decoder.parameters())
+    torch.manual_seed(1)
+    found = torch.autograd.grad(vae.loss(x).total, decoder)
+    torch.manual_seed(1)
+    out = vae(x, sample_shape=(2, 3))  # the same draws, whose path through the decoder is cut
+    log_w = vae.log_joint(out) - out.levels[0].log_posterior().detach()
+    wanted = torch.autograd.grad(-log_w.flatten(0, 1).logsumexp(0).mean(), decoder)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("sampler", ["hamiltonian", "riemannian_hamiltonian", "flow", "full_gaussian"])
+def test_a_mixture_of_posteriors_goes_with_every_real_one(sampler):
+    vae = vaekit.build("vae", latent=2, input_shape=(6,), sampler=sampler, prior=use("vamp", components=3))
+    vae.loss(torch.rand(4, 6)).total.backward()
+    assert torch.isfinite(vae.elbo(torch.rand(4, 6))).all() and vae.sample(2).shape == (2, 6)
+
+
 def test_an_objective_is_invariant_to_the_batch_and_to_equal_draws():
     vae = vaekit.build("mlp", latent=2, input_shape=(6,), sampler="gaussian")
     x = torch.rand(4, 6)

@@ -145,6 +145,21 @@ def test_a_named_sampler_brings_the_prior_of_its_space():
         )
 
 
+def test_a_named_quantizer_brings_its_terms_unless_the_user_names_some():
+    def terms(**args):
+        vae = vaekit.build("mlp", latent=4, input_shape=(8,), **args)
+        assert vaekit.build(vae.spec).spec == vae.spec
+        return [(t.name, t.args["weight"]) for t in vae.spec.args["loss"]]
+
+    assert terms(sampler="vq") == [("nll", 1.0), ("kl", 1.0), ("commitment", 0.25)]
+    assert terms(sampler=use("vq", learn="gradient"))[2:] == [("commitment", 0.25), ("codebook", 1.0)]
+    assert terms(sampler="lfq")[2:] == [("commitment", 0.25), ("code_entropy", 0.1)]
+    assert terms(sampler="vq", loss=["nll"]) == [("nll", 1.0)]
+    assert terms(sampler=use("fsq", levels=(5,))) == [("nll", 1.0), ("kl", 1.0)]
+    vae = vaekit.build("vq_vae", latent=4, input_shape=(1, 8, 8), sampler=use("vq", codebook_size=8))
+    assert [t.name for t in vae.spec.args["loss"]] == ["nll", "commitment"]
+
+
 def test_every_loss_with_a_critic_is_a_player_of_its_own():
     for name in choices("loss", lambda part: issubclass(part, CriticLoss)):
         vae = vaekit.build("mlp", latent=4, input_shape=(1, 8, 8), loss=["nll", name])

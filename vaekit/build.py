@@ -163,6 +163,8 @@ def _settle(base: Spec, given: Mapping[str, Any], slots: Mapping[str, Any], loss
     if unknown:
         raise BuildError(f"vae: a model has no {sorted(unknown)[0]!r}. Its slots: {', '.join(SLOTS)}, loss.")
     args["loss"] = _terms(terms)
+    if loss is None and "sampler" in slots:
+        args["loss"] += _brought(args["sampler"], {each.name for each in args["loss"]})
     return Spec("vae", "flat", {key: args[key] for key in _ORDER if key in args})
 
 
@@ -175,6 +177,15 @@ def _terms(loss: Any) -> tuple[Spec, ...]:
     if not isinstance(loss, Iterable):
         raise BuildError(f"loss: expected a list of terms, or a mapping from names to weights; got {loss!r}.")
     return tuple(_with_critic(t if isinstance(t, Spec) and t.kind == "term" else term(t)) for t in loss)
+
+
+def _brought(sampler: "Spec | nn.Module", there: set[str]) -> tuple[Spec, ...]:
+    """The terms that a sampler calls for, where the user names it and no loss."""
+    target = _class_of(sampler)
+    wanted = dict(getattr(target, "terms", {}))
+    if isinstance(sampler, Spec) and sampler.args.get("learn") == "gradient":
+        wanted["codebook"] = 1.0  # nothing else moves the codes
+    return tuple(term(name, weight=weight) for name, weight in wanted.items() if name not in there)
 
 
 def _with_critic(each: Spec) -> Spec:
@@ -287,8 +298,11 @@ def _check_latent(latent: Any, input_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _space(sampler: "Spec | nn.Module") -> str:
     """Where a sampler's z lives, as its class says."""
-    target = sampler if isinstance(sampler, nn.Module) else resolve("sampler", sampler.name, "vae.sampler")
-    return getattr(target, "space", "real")
+    return getattr(_class_of(sampler), "space", "real")
+
+
+def _class_of(sampler: "Spec | nn.Module") -> Any:
+    return sampler if isinstance(sampler, nn.Module) else resolve("sampler", sampler.name, "vae.sampler")
 
 
 def _check_size(sampler: Any, latent: Any, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ images, three for volumes), t tokens, k features.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -80,6 +80,8 @@ class Sampler(Part):
 
     #: where z lives: "real", "positive", "sphere", "ball", "codes", "mixed"; the prior has to cover it
     space: ClassVar[str] = "real"
+    #: terms, with weights, that a model gets with this sampler where its user names no loss
+    terms: ClassVar[Mapping[str, float]] = {}
     #: codes to choose from; 0 where the latent is continuous
     codebook_size: int = 0
     #: shape of an example's codes

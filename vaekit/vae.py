@@ -105,11 +105,11 @@ class VAE(nn.Module):
     ) -> Output:
         x = self.check(x)
         tokens = self._embed(cond, len(x))
-        level = self._posterior(x, tokens, sample_shape)
+        level = self._posterior(x, tokens, sample_shape, freeze=freeze)
         if not through_z:
             level = replace(level, z=level.z.detach())
         y = self._decode(level.z, tokens, freeze=freeze)
-        p_x = frozen(self.likelihood, y) if freeze else self.likelihood(y)
+        p_x = (frozen if freeze else _run)(self.likelihood, y)
         return Output(x, y, p_x, (replace(level, p=self._prior(tokens, freeze=freeze)),), cond, tokens, self)
 
     def likelihood_of(self, z: Tensor, tokens: Tensor | None = None) -> Distribution:
@@ -133,9 +133,11 @@ class VAE(nn.Module):
         others = {id(p) for held in critics.values() for p in held}
         return {"vae": [p for p in self.parameters() if id(p) not in others], **critics}
 
-    def _posterior(self, x: Tensor, tokens: Tensor | None, sample_shape: tuple[int, ...]) -> Level:
+    def _posterior(
+        self, x: Tensor, tokens: Tensor | None, sample_shape: tuple[int, ...], *, freeze: bool = False
+    ) -> Level:
         h = self._call("encoder", x, tokens)
-        return self.sampler(h, sample_shape, log_joint=partial(self._log_joint, x, tokens))
+        return self.sampler(h, sample_shape, log_joint=partial(self._log_joint, x, tokens, freeze=freeze))
 
     def _decode(self, z: Tensor, tokens: Tensor | None, *, freeze: bool = False) -> Tensor:
         folded, lead = fold(z, len(self.latent_shape))
@@ -154,7 +156,7 @@ class VAE(nn.Module):
 
     def _prior(self, tokens: Tensor | None, *, freeze: bool = False) -> Distribution:
         def posterior(u: Tensor, tokens: Tensor | None = None) -> Distribution | None:
-            return self._posterior(u, tokens, ()).q
+            return self.sampler(self._call("encoder", u, tokens)).q  # without log_joint, which would ask for this prior
 
         return (frozen if freeze else _run)(self.prior, tokens, posterior=posterior)
 
@@ -167,10 +169,13 @@ class VAE(nn.Module):
             )
         return None
 
-    def _log_joint(self, x: Tensor, tokens: Tensor | None, z: Tensor, value: Tensor | None = None) -> Tensor:
+    def _log_joint(
+        self, x: Tensor, tokens: Tensor | None, z: Tensor, value: Tensor | None = None, *, freeze: bool = False
+    ) -> Tensor:
         """log p(x, z), `(*n, b)` nats; `value` is what the prior is a density of, where that is not z."""
-        value = z if value is None else value
-        return self.likelihood_of(z, tokens).log_prob(x) + self._prior(tokens).log_prob(value)
+        y = self._decode(z, tokens, freeze=freeze)
+        log_p_x = (frozen if freeze else _run)(self.likelihood, y).log_prob(x)
+        return log_p_x + self._prior(tokens, freeze=freeze).log_prob(z if value is None else value)
 
     # -- using a model -------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class BSQSampler(Sampler):
     """
 
     space = "codes"
+    terms = {"commitment": 0.25, "code_entropy": 0.1}
     scale: Tensor
 
     def __init__(

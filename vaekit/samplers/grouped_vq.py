@@ -55,6 +55,7 @@ class GroupedVQSampler(Sampler):
     """
 
     space = "codes"
+    terms = {"commitment": 0.25}
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class LFQSampler(Sampler):
     """
 
     space = "codes"
+    terms = {"commitment": 0.25, "code_entropy": 0.1}
     unit: Tensor
 
     def __init__(

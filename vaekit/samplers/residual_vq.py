@@ -61,6 +61,7 @@ class ResidualVQSampler(Sampler):
     """
 
     space = "codes"
+    terms = {"commitment": 0.25}
 
     def __init__(
         self,

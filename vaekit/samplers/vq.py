@@ -68,6 +68,7 @@ class VQSampler(Sampler):
     """
 
     space = "codes"
+    terms = {"commitment": 0.25}
 
     def __init__(
         self,
