@@ -1,5 +1,6 @@
 """Tables and pages made from the registries when the site is built, so that they can't age."""
 
+import functools
 import inspect
 import textwrap
 from typing import Any
@@ -46,11 +47,13 @@ def reference(kind: str) -> str:
 
 
 def recipes() -> str:
-    """A table of all recipes, with the arguments that not every one of them has."""
-    rows = ["| recipe | what it is | own arguments |", "|---|---|---|"]
+    """A table of all recipes: paper, the slots that differ from `vae`, and the arguments that not every one has."""
+    rows = ["| recipe | what it is | differs from `vae` in | own arguments |", "|---|---|---|---|"]
     for name in own("recipe"):
         taken = [p for n, p in parameters(vaekit.recipe[name]).items() if n not in _COMMON]
-        rows.append(_row(f"[`{name}`](#{name})", _described(vaekit.recipe.about(name)), _arguments(taken)))
+        changed = ", ".join(_changed(_spec(name), _spec("vae"))) or "–"
+        described = _described(vaekit.recipe.about(name))
+        rows.append(_row(f"[`{name}`](#{name})", described, changed, _arguments(taken)))
     return "\n".join(rows)
 
 
@@ -61,9 +64,7 @@ def all_recipes() -> str:
 
 def recipe(name: str) -> str:
     """One recipe: what it says of itself, what it changes against `vae`, its code, and its spec as it is saved."""
-    common: dict[str, Any] = {"latent": 8, "input_shape": (1, 28, 28)}
-    spec, plain = vaekit.build(name, **common).spec, vaekit.build("vae", **common).spec
-    assert spec is not None and plain is not None
+    spec, plain = _spec(name), _spec("vae")
     document, _, arguments = (inspect.getdoc(vaekit.recipe[name]) or "").partition("\n\nArgs:\n")
     arguments, _, source = arguments.partition("\n\nReferences:\n")
     lines = [f"## {name}", "", document, "", *_bullets(arguments), ""]
@@ -76,9 +77,21 @@ def recipe(name: str) -> str:
     return "\n".join(lines)
 
 
-def _against(spec: Spec, plain: Spec) -> list[str]:
+@functools.cache
+def _spec(name: str) -> Spec:
+    """What a recipe asks for, for the same data and latent."""
+    spec = vaekit.build(name, latent=8, input_shape=(1, 28, 28)).spec
+    assert spec is not None
+    return spec
+
+
+def _changed(spec: Spec, plain: Spec) -> list[str]:
     slots = [s for s in dict.fromkeys((*plain.args, *spec.args)) if s != "recipe"]
-    changed = [s for s in slots if spec.args.get(s) != plain.args.get(s)]
+    return [s for s in slots if spec.args.get(s) != plain.args.get(s)]
+
+
+def _against(spec: Spec, plain: Spec) -> list[str]:
+    changed = _changed(spec, plain)
     if not changed:
         return ["This is the plain VAE that the other recipes are compared with."]
     rows = [f"| slot | in `vae` | in `{spec.args['recipe']}` |", "|---|---|---|"]
@@ -89,7 +102,7 @@ def _against(spec: Spec, plain: Spec) -> list[str]:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and any(isinstance(each, Spec) for each in value):
         return "<br>".join(_shown(each) for each in value)
     return f"`{value!r}`"
 
