@@ -418,3 +418,51 @@ def test_a_rest_too_small_for_a_loss_is_left_out():
         ValueError, match="batch_size=1 is too small for the loss 'mmd', which needs at least 2 examples"
     ):
         vaekit.Trainer(vae, torch.rand(64, 6), epochs=1, batch_size=1)
+
+
+def test_validation_that_is_not_finite_stops_before_the_checkpoint(tmp_path):
+    class Vanishing(vaekit.loss["nll"]):
+        def forward(self, out):
+            return super().forward(out) / (1 if self.training else 0)
+
+    loss = [vaekit.term(Vanishing(), label="odd")]
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), hidden=(8,), loss=loss)
+    trainer = vaekit.Trainer(vae, torch.rand(64, 6), torch.rand(8, 6), epochs=1, batch_size=32, device="cpu")
+    with pytest.raises(FloatingPointError, match="val/total, val/odd is not finite, after step 2"):
+        trainer.fit()
+    assert not trainer.history.rows
+
+
+def test_weights_that_are_not_finite_leave_the_last_good_checkpoint(tmp_path):
+    def optimizer(weights):
+        held = list(weights)
+        sgd = torch.optim.SGD(held, lr=1e-3)
+        step = sgd.step
+        calls = []
+
+        def broken(*args):
+            calls.append(1)
+            step(*args)
+            if len(calls) == 4:  # the last step of the second epoch
+                with torch.no_grad():
+                    held[0].fill_(float("nan"))
+
+        sgd.step = broken
+        return sgd
+
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), hidden=(8,))
+    trainer = vaekit.Trainer(
+        vae, torch.rand(64, 6), epochs=2, batch_size=32, optimizer=optimizer, output_dir=tmp_path / "run", device="cpu"
+    )
+    with pytest.raises(FloatingPointError, match=r"encoder\.body.* is not finite, after step 4.*last good checkpoint"):
+        trainer.fit()
+    kept = vaekit.load(tmp_path / "run" / "last")
+    assert all(torch.isfinite(p).all() for p in kept.parameters())
+
+
+def test_reversed_and_read_only_arrays_are_taken():
+    x = np.random.default_rng(0).random((64, 6), dtype=np.float32)
+    x.flags.writeable = False
+    vae = vaekit.build("mlp", latent=2, input_shape=(6,), hidden=(8,))
+    for data in (x, x[::-1], x[:, ::-1]):
+        vaekit.Trainer(vae, data, epochs=1, batch_size=32, device="cpu").fit()
