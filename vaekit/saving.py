@@ -78,7 +78,7 @@ library_name: vaekit
 tags: [vaekit, vae]
 ---
 
-A variational autoencoder made with [vaekit](https://pypi.org/project/vaekit).
+A variational autoencoder made with vaekit.
 
 ```python
 import vaekit
