@@ -33,8 +33,8 @@ def gadget(module="here"):
     return Gadget
 
 
-def test_there_are_nine_kinds_of_parts_and_two_for_the_objective():
-    kinds = "encoder sampler prior decoder likelihood loss discriminator condition recipe".split()
+def test_there_are_eleven_kinds_of_parts_and_two_for_the_objective():
+    kinds = "encoder sampler prior decoder likelihood loss discriminator condition transform normalizer recipe".split()
     assert set(registries()) == {*kinds, "weight", "objective"}
     assert all(isinstance(getattr(vaekit, kind), Registry) for kind in kinds)
 

@@ -3,8 +3,8 @@
     >>> import vaekit
     >>> vae = vaekit.build("mlp", latent=20, input_shape=(1, 28, 28))
 
-Registries of parts: `encoder`, `sampler`, `prior`, `decoder`, `likelihood`, `loss`, `discriminator`, `condition`, and
-`recipe` for named models. `vaekit.Trainer` needs the extra `train`.
+Registries of parts: `encoder`, `sampler`, `prior`, `decoder`, `likelihood`, `loss`, `discriminator`, `condition`,
+`transform`, `normalizer`, and `recipe` for named models. `vaekit.Trainer` needs the extra `train`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,12 @@ from vaekit.kinds import discriminator as discriminator
 from vaekit.kinds import encoder as encoder
 from vaekit.kinds import likelihood as likelihood
 from vaekit.kinds import loss as loss
+from vaekit.kinds import normalizer as normalizer
 from vaekit.kinds import prior as prior
 from vaekit.kinds import recipe as recipe
 from vaekit.kinds import sampler as sampler
+from vaekit.kinds import transform as transform
 from vaekit.kinds import weight as weight
-from vaekit.objective import constant as constant
-from vaekit.objective import cyclical as cyclical
-from vaekit.objective import geco as geco
-from vaekit.objective import ramp as ramp
 from vaekit.records import Level as Level
 from vaekit.records import Output as Output
 from vaekit.records import Report as Report
@@ -38,6 +36,11 @@ from vaekit.spec import term as term
 from vaekit.spec import use as use
 from vaekit.vae import VAE as VAE
 from vaekit.version import __version__ as __version__
+from vaekit.weights import constant as constant
+from vaekit.weights import cyclical as cyclical
+from vaekit.weights import geco as geco
+from vaekit.weights import gradient_balanced as gradient_balanced
+from vaekit.weights import ramp as ramp
 from vaekit.wiring import BuildError as BuildError
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from torch.distributions import Distribution
 
 from vaekit.kinds import FittedPrior, Loss, Objective, decoder, encoder, likelihood, recipe, weight
 from vaekit.records import Output
-from vaekit.registry import Registry
+from vaekit.registry import Registry, parameters
 from vaekit.saving import CheckpointError, fetch, read_spec, read_weights
 from vaekit.spec import Spec, term
 from vaekit.vae import VAE, takes_tokens
 from vaekit.wiring import BuildError, as_spec, check_space, latent_wiring, make, probe, resolve, run_for_real
 
-SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "objective")
+SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "normalizer", "objective")
 _DEFAULTS = {"sampler": "gaussian", "likelihood": "gaussian", "objective": "weighted_sum"}
 # the prior of a model that names none, by the space that the sampler draws from
 _PRIORS = {
@@ -34,7 +34,7 @@ _PRIORS = {
     "codes": "uniform",
     "mixed": "joint",
 }
-_ORDER = ("recipe", "input_shape", "latent", "data_range", *SLOTS, "loss")  # of a spec, as one reads it
+_ORDER = ("recipe", "input_shape", "latent", "data_range", *SLOTS, "transforms", "loss")  # of a spec, as one reads it
 _UNSET: Any = object()
 _BATCH = 2  # of the probing passes; batch norm wants more than one example
 
@@ -52,6 +52,8 @@ def build(
     decoder: Any = None,
     likelihood: Any = None,
     condition: Any = None,
+    normalizer: Any = None,
+    transforms: Any = None,
     loss: Any = None,
     objective: Any = None,
     **recipe_args: Any,
@@ -72,6 +74,8 @@ def build(
         decoder: z → y.
         likelihood: y → p(x|z).
         condition: what is known beside x.
+        normalizer: z ↔ the scale in which other models take it.
+        transforms: what is done to z before it is decoded: a list of parts, in this order.
         loss: the terms and their weights.
         objective: how terms become one number.
         recipe_args: the recipe's own arguments.
@@ -99,8 +103,11 @@ def build(
         "decoder": decoder,
         "likelihood": likelihood,
         "condition": condition,
+        "normalizer": normalizer,
         "objective": objective,
     }
+    if transforms is not None:
+        given["transforms"] = [transforms] if isinstance(transforms, (str, Spec, nn.Module)) else transforms
     base, left = _base(recipe, given, recipe_args)
     return _assemble(_settle(base, left, {k: v for k, v in slots.items() if v is not None}, loss))
 
@@ -162,6 +169,10 @@ def _settle(base: Spec, given: Mapping[str, Any], slots: Mapping[str, Any], loss
     unknown = set(args) - set(_ORDER)
     if unknown:
         raise BuildError(f"vae: a model has no {sorted(unknown)[0]!r}. Its slots: {', '.join(SLOTS)}, loss.")
+    if "transforms" in args:
+        args["transforms"] = tuple(
+            as_spec("transform", each, f"vae.transforms[{i}]") for i, each in enumerate(args["transforms"])
+        )
     args["loss"] = _terms(terms)
     if loss is None and "sampler" in slots:
         args["loss"] += _brought(args["sampler"], {each.name for each in args["loss"]})
@@ -202,7 +213,7 @@ def _assemble(spec: Spec, *, check_losses: bool = True) -> VAE:
     input_shape = _check_shape(args["input_shape"])
     for kind in ("encoder", "decoder"):
         _check_rank(kind, args[kind], input_shape)
-    latent_shape = _check_latent(args["latent"], input_shape)
+    latent_shape = _check_latent(args["latent"], input_shape, sequence=_gives_sequence(args["encoder"]))
     data_range = _check_range(args["data_range"])
     shapes = {"in_channels": input_shape[0], "latent_shape": latent_shape, "input_shape": input_shape}
     shapes |= {"data_range": data_range, "cond_dim": 0}
@@ -231,6 +242,10 @@ def _assemble(spec: Spec, *, check_losses: bool = True) -> VAE:
         "decoder": part("decoder", out_shape=out_shape, out_channels=out_shape[0], in_channels=latent_shape[0]),
         "likelihood": p_x,
         "condition": condition,
+        "transforms": [
+            make("transform", each, shapes, f"vae.transforms[{i}]") for i, each in enumerate(args.get("transforms", ()))
+        ],
+        "normalizer": part("normalizer") if "normalizer" in args else None,
     }
     losses, weights = _make_terms(args["loss"], shapes)
     objective = make("objective", args["objective"], {"terms": losses, "weights": weights}, "vae.objective")
@@ -243,6 +258,7 @@ def _assemble(spec: Spec, *, check_losses: bool = True) -> VAE:
         spec=Spec("vae", spec.name, args),
     )
     vae.wired = wiring
+    _check_condition(vae)
     out = _check_flow(vae, h, out_shape)
     if check_losses:
         _check_losses(vae, out)
@@ -284,14 +300,19 @@ def _check_shape(shape: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _check_latent(latent: Any, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+def _gives_sequence(spec: Any) -> bool:
+    target = spec if isinstance(spec, nn.Module) else resolve("encoder", spec.name, "vae.encoder")
+    return getattr(target, "sequence", False)
+
+
+def _check_latent(latent: Any, input_shape: tuple[int, ...], *, sequence: bool) -> tuple[int, ...]:
     shape = (latent,) if isinstance(latent, int) else latent
     if not isinstance(shape, Sequence) or not shape or any(not isinstance(s, int) or s < 1 for s in shape):
         raise BuildError(f"latent: expected a size of at least 1, or a map (c, *spatial); got {latent!r}.")
-    if len(shape) > 1 and len(shape) != len(input_shape):
+    if len(shape) > 1 and len(shape) != (2 if sequence else len(input_shape)):
         raise BuildError(
-            f"latent: {tuple(shape)} is a map with {len(shape) - 1} spatial dimensions and the data {input_shape} have "
-            f"{len(input_shape) - 1}. Give as many, or an int for a vector."
+            f"latent: {tuple(shape)} is a map with {len(shape) - 1} spatial dimensions, and the encoder's features of "
+            f"data {input_shape} have {1 if sequence else len(input_shape) - 1}. Give as many, or an int for a vector."
         )
     return tuple(shape)
 
@@ -415,6 +436,17 @@ def _check_flow(vae: VAE, h: tuple[int, ...], out_shape: tuple[int, ...]) -> Out
     return out
 
 
+def _check_condition(vae: VAE) -> None:
+    """Refuse a condition that no part would look at."""
+    readers = (takes_tokens(vae.encoder), takes_tokens(vae.decoder), "cond_dim" in parameters(type(vae.prior)))
+    if getattr(vae.condition, "dim", 0) and not any(readers):
+        fitting = [name for name in decoder.names() if "cond_dim" in parameters(decoder[name])]
+        raise BuildError(
+            "vae.condition: neither the encoder, the decoder nor the prior takes a condition. Decoders that do: "
+            f"{', '.join(fitting)}."
+        )
+
+
 def _check_losses(vae: VAE, out: Output) -> None:
     try:
         _ask_losses(vae, out)
@@ -506,6 +538,17 @@ class Builder:
     def condition(self, part: Any, /, **args: Any) -> "Builder":
         """Choose what is known beside x."""
         return self._with("condition", part, args)
+
+    def normalizer(self, part: Any, /, **args: Any) -> "Builder":
+        """Choose z ↔ the scale in which other models take it."""
+        return self._with("normalizer", part, args)
+
+    def transform(self, part: Any, /, **args: Any) -> "Builder":
+        """Add something done to z before it is decoded; the first one replaces the recipe's."""
+        made = as_spec("transform", part, "vae.transforms")
+        added = made.replace(**args) if isinstance(made, Spec) else made
+        self._args = {**self._args, "transforms": (*self._args.get("transforms", ()), added)}
+        return self
 
     def objective(self, part: Any, /, **args: Any) -> "Builder":
         """Choose how terms become one number."""

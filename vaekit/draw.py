@@ -7,7 +7,7 @@ from torch import nn
 from vaekit.registry import parameters
 from vaekit.spec import Spec
 
-_STAGES = ("condition", "encoder", "sampler", "prior", "decoder", "likelihood")
+_STAGES = ("condition", "encoder", "sampler", "prior", "transforms", "decoder", "likelihood", "normalizer")
 
 
 def draw(model: Any) -> str:
@@ -18,7 +18,7 @@ def draw(model: Any) -> str:
     rows = [(f"VAE {args.get('recipe', '')}".strip(), _count(model) + " parameters", _shape("x", model.input_shape))]
     for stage in _STAGES:
         module = getattr(model, stage)
-        if module is None:
+        if module is None or (isinstance(module, nn.ModuleList) and not module):
             continue
         arrow = {"encoder": "x ─► ", "sampler": "h ─► ", "decoder": "z ─► ", "likelihood": "y ─► "}.get(stage, " " * 5)
         rows.append((f"  {arrow}{stage:<11}{_part(args.get(stage), module)}", _count(module), _gives(stage, shapes)))
@@ -30,6 +30,8 @@ def draw(model: Any) -> str:
 
 def _part(spec: Any, module: nn.Module) -> str:
     """The part as `use` would name it, with the arguments that differ from their defaults."""
+    if isinstance(spec, tuple) and isinstance(module, nn.ModuleList):
+        return ", ".join(map(_part, spec, module))
     if not isinstance(spec, Spec):
         return type(module).__name__
     defaults = {name: p.default for name, p in parameters(type(module)).items()}

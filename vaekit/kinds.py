@@ -13,7 +13,7 @@ images, three for volumes), t tokens, k features.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -56,6 +56,10 @@ class Encoder(Part):
 
     #: numbers of spatial dimensions that the part takes
     ranks: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+    #: whether a model with a map latent takes data of other sizes than `in_shape` at run time
+    any_size: ClassVar[bool] = False
+    #: whether h is a row of tokens (b, k, t), whatever the data's spatial dimensions
+    sequence: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -116,6 +120,10 @@ class Prior(Part):
     #: whether `log_prob` exists; a prior without it can be sampled, and gives no KL and no bound
     has_density: ClassVar[bool] = True
 
+    def at(self, shape: tuple[int, ...]) -> Distribution | None:
+        """p(z) for latents of another size, `shape` without the batch; None where there is none."""
+        return None
+
     @abstractmethod
     def forward(
         self,
@@ -151,11 +159,58 @@ class Decoder(Part):
     """
 
     ranks: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+    #: whether map latents of other sizes than `latent_shape` can be decoded
+    any_size: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
         self, z: Float[Tensor, "b *latent"], cond: Float[Tensor, "b t k"] | None = None
     ) -> Float[Tensor, "b c *s"]: ...
+
+
+class Transform(Part):
+    """(z, x) → (z, x): what is done to the latent before it is decoded, and to the data that it should decode to.
+
+    Noise, dropped channels, or a turn of both, which makes the latent space follow the data. It happens in training
+    alone, after z was drawn and judged by KL; with `always` it belongs to the decoder, and happens whenever z is
+    decoded, with None for x.
+
+    Shapes: z `(*n, b, *latent)`, x `(b, *data)`; both may come back in another size, together.
+
+    Wired by name: `latent_shape`, `input_shape`.
+    """
+
+    #: whether sampling and reconstruction see it as well
+    always: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, z: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor | None]: ...
+
+
+class Normalizer(Part):
+    """z ↔ the scale in which other models take the latent: about zero mean and unit variance.
+
+    Not part of encoding and decoding: `vae.latents(x)` gives normalised latents, `vae.decode_latents` takes them.
+
+    Shapes: z `(*n, b, *latent)`; maps may come in other sizes.
+
+    Wired by name: `latent_shape`.
+    """
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> Tensor:
+        """What `forward` made, made undone."""
+
+    def fit(self, z: Iterable[Tensor]) -> None:
+        """Find the scale from latents, batch by batch, in one pass.
+
+        Raises:
+            TypeError: where there is nothing to find.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to fit: its numbers are arguments.")
 
 
 class Likelihood(Part):
@@ -212,6 +267,14 @@ class CriticLoss(Loss):
     """
 
     critic: nn.Module
+
+    @property
+    def fade(self) -> float:
+        """How much of its weight the term has at this step: 0 before the game starts."""
+        return 1.0
+
+    def tick(self) -> None:  # noqa: B027 — most games do not count
+        """Go one training step on."""
 
     @abstractmethod
     def critic_loss(self, out: Output) -> Float[Tensor, " b"]:
@@ -314,7 +377,9 @@ likelihood = Registry[Likelihood]("likelihood", Likelihood, "vaekit.likelihoods"
 loss = Registry[Loss]("loss", Loss, "vaekit.losses", wiring=_SHAPES, reserved=("weight", "label", "module"))
 discriminator = Registry[Discriminator]("discriminator", Discriminator, "vaekit.discriminators", wiring=_SHAPES)
 condition = Registry[Condition]("condition", Condition, "vaekit.conditions")
+transform = Registry[Transform]("transform", Transform, "vaekit.transforms", wiring=_SHAPES)
+normalizer = Registry[Normalizer]("normalizer", Normalizer, "vaekit.normalizers", wiring=_SHAPES)
 recipe = Registry[Any]("recipe", None, "vaekit.recipes")
 # Two more, for what turns terms into a number: most users meet them as `ramp(…)` and as the default objective.
-weight = Registry[Weight]("weight", Weight, "vaekit.objective")
+weight = Registry[Weight]("weight", Weight, "vaekit.weights")
 objective = Registry[Objective]("objective", Objective, "vaekit.objective", wiring=("terms", "weights"))

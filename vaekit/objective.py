@@ -1,7 +1,7 @@
-"""Output → Report: how terms become the number to minimise, and how their weights change over training.
+"""Output → Report: how terms become the number to minimise.
 
-A loss gives one number per example; an objective averages over the batch, weighs and adds. Weights are numbers or
-schedules; a schedule counts the training steps in a buffer, so it is saved with the model and resumes exactly.
+A loss gives one number per example; an objective averages over the batch, weighs and adds. Weights are numbers, or the
+schedules of `vaekit.weights`.
 """
 
 import copy
@@ -14,176 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from vaekit.kinds import CriticLoss, Objective, Weight, objective, weight
+from vaekit.kinds import CriticLoss, Objective, Weight, objective
 from vaekit.layers.divergence import check_densities
 from vaekit.losses.kl import KLLoss
 from vaekit.losses.nll import NLLLoss
 from vaekit.records import Output, Report
-from vaekit.spec import Spec
-
-
-@weight("constant")
-class Constant(Weight):
-    """w = value.
-
-    Args:
-        value: the weight.
-    """
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.value = float(value)
-
-    def forward(self, value: Tensor) -> Tensor:
-        return value.new_tensor(self.value)
-
-
-@weight("ramp")
-class Ramp(Weight):
-    """w goes from `start` to `end` over `steps` training steps, then stays: KL annealing, GAN warm-up.
-
-    Args:
-        start: the weight until step `begin`.
-        end: the weight from step `begin + steps` on.
-        steps: length of the ramp in training steps.
-        begin: the step at which the ramp begins.
-        shape: "linear" or "cosine".
-
-    Raises:
-        ValueError: where `steps` < 1 or `begin` < 0.
-
-    References:
-        Generating Sentences from a Continuous Space (Bowman et al., 2016), https://arxiv.org/abs/1511.06349
-    """
-
-    def __init__(
-        self, start: float, end: float, *, steps: int, begin: int = 0, shape: Literal["linear", "cosine"] = "linear"
-    ) -> None:
-        super().__init__()
-        _at_least(1, ramp_steps=steps)
-        _at_least(0, ramp_begin=begin)
-        self.start, self.end, self.steps, self.begin, self.shape = float(start), float(end), steps, begin, shape
-
-    def forward(self, value: Tensor) -> Tensor:
-        part = ((self.step - self.begin) / self.steps).clamp(0, 1)
-        if self.shape == "cosine":
-            part = (1 - torch.cos(part * math.pi)) / 2
-        return self.start + (self.end - self.start) * part
-
-
-@weight("cyclical")
-class Cyclical(Weight):
-    """w climbs from `start` to `end` over the first part of each cycle and stays there for the rest.
-
-    Args:
-        start: the weight at the start of each cycle.
-        end: the weight after the climb, and for good after the last cycle.
-        period: length of a cycle in training steps.
-        climb: part of the cycle that climbs, in (0, 1].
-        cycles: how many cycles; None for ever.
-
-    Raises:
-        ValueError: where `period` < 1 or `climb` is outside (0, 1].
-
-    References:
-        Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing (Fu et al., 2019),
-        https://arxiv.org/abs/1903.10145
-    """
-
-    def __init__(self, start: float, end: float, *, period: int, climb: float = 0.5, cycles: int | None = None) -> None:
-        super().__init__()
-        _at_least(1, cyclical_period=period)
-        if not 0 < climb <= 1:
-            raise ValueError(f"cyclical climb: expected a part of the cycle in (0, 1], got {climb}.")
-        self.start, self.end, self.period, self.climb, self.cycles = float(start), float(end), period, climb, cycles
-
-    def forward(self, value: Tensor) -> Tensor:
-        part = ((self.step % self.period) / (self.climb * self.period)).clamp(0, 1)
-        if self.cycles is not None:
-            part = torch.where(self.step >= self.period * self.cycles, torch.ones_like(part), part)
-        return self.start + (self.end - self.start) * part
-
-
-@weight("geco", cite="rezende2018")
-class Geco(Weight):
-    """w is the Lagrange multiplier λ that holds a term's mean at `target`: λ ← λ exp(rate · C̄), C̄ a running mean.
-
-    With this weight on the reconstruction term, the objective is min KL subject to E[reconstruction] ≤ target.
-
-    Args:
-        target: what the term's batch mean may be at most, in the term's own unit.
-        rate: how fast λ moves; the constraint is divided by `target`'s size first, so that the unit does not matter.
-        momentum: of the running mean of the constraint. The paper's 0.99 oscillates at this rate; 0.9 settles.
-        start: λ at the first step.
-        low: smallest λ.
-        high: largest λ.
-
-    Raises:
-        ValueError: where `momentum` is outside [0, 1) or the bounds are not 0 < low ≤ start ≤ high.
-
-    References:
-        Taming VAEs (Rezende & Viola, 2018), https://arxiv.org/abs/1810.00597
-    """
-
-    multiplier: Tensor
-    constraint: Tensor
-
-    def __init__(
-        self,
-        target: float,
-        *,
-        rate: float = 0.01,
-        momentum: float = 0.9,
-        start: float = 1.0,
-        low: float = 1e-6,
-        high: float = 1e6,
-    ) -> None:
-        super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"geco momentum: expected a number in [0, 1), got {momentum}.")
-        if not 0 < low <= start <= high:
-            raise ValueError(f"geco: expected 0 < low ≤ start ≤ high, got low={low}, start={start}, high={high}.")
-        self.target, self.rate, self.momentum, self.low, self.high = float(target), rate, momentum, low, high
-        self.register_buffer("multiplier", torch.tensor(float(start)))
-        self.register_buffer("constraint", torch.zeros(()))
-
-    def forward(self, value: Tensor) -> Tensor:
-        if self.training:
-            with torch.no_grad():
-                gap = (value.detach() - self.target).to(self.constraint) / max(abs(self.target), 1e-12)
-                first = self.step == 0
-                self.constraint.copy_(torch.where(first, gap, self.constraint.lerp(gap, 1 - self.momentum)))
-                grown = self.multiplier * torch.exp((self.rate * self.constraint).clamp(-1, 1))
-                self.multiplier.copy_(grown.clamp(self.low, self.high))
-        return self.multiplier.clone()  # the buffer changes in place at the next step, before a late backward
-
-
-def constant(value: float) -> Spec:
-    """A weight that stays; a plain number says the same."""
-    return Spec("weight", "constant", {"value": value})
-
-
-def ramp(
-    start: float, end: float, *, steps: int, begin: int = 0, shape: Literal["linear", "cosine"] = "linear"
-) -> Spec:
-    """A weight that goes from `start` to `end` over `steps` training steps: see `Ramp`.
-
-    Example:
-        >>> ramp(0, 1, steps=10_000)
-        ramp(start=0, end=1, steps=10000, begin=0, shape='linear')
-    """
-    return Spec("weight", "ramp", {"start": start, "end": end, "steps": steps, "begin": begin, "shape": shape})
-
-
-def cyclical(start: float, end: float, *, period: int, climb: float = 0.5, cycles: int | None = None) -> Spec:
-    """A weight that climbs again in every cycle: see `Cyclical`."""
-    args = {"start": start, "end": end, "period": period, "climb": climb, "cycles": cycles}
-    return Spec("weight", "cyclical", args)
-
-
-def geco(target: float, *, rate: float = 0.01, momentum: float = 0.9, start: float = 1.0) -> Spec:
-    """A weight that holds its term at `target`: see `Geco`."""
-    return Spec("weight", "geco", {"target": target, "rate": rate, "momentum": momentum, "start": start})
+from vaekit.weights import Balance, GradientBalanced
 
 
 @objective("weighted_sum")
@@ -214,8 +50,8 @@ class WeightedSum(Objective):
     def forward(self, out: Output) -> Report:
         terms = Terms(self.terms, self.weights, self.numbers)
         total = terms.add(out, self.terms)
-        if self.training and self.weights:
-            tick(self.weights)
+        if self.training:
+            tick(self)
         assert isinstance(total, Tensor)
         return Report(total, _noted(terms.values, total), terms.applied)
 
@@ -231,16 +67,34 @@ class Terms:
     def add(self, out: Output, labels: Iterable[str]) -> Tensor | float:
         """Σ of the terms called `labels`; a loss with a critic brings what the critic minimises."""
         total: Tensor | float = 0.0
+        out, views = self._balanced(out)
         for label in labels:
-            loss = self.losses[label]
-            value = loss(out).mean()
-            total = self.weigh(label, value) * value + total
+            loss: Any = self.losses[label]
+            fade = loss.fade if isinstance(loss, CriticLoss) else 1.0
+            value = loss(views.get(label, out)).mean()
+            scale = fade * self.weigh(label, value) if fade != 1 else self.weigh(label, value)
+            if label in views:  # its weight acts in the backward pass
+                total = scale * value.detach() + (value - value.detach()) + total
+            else:
+                total = scale * value + total
             self.values[label] = value.detach()
             if isinstance(loss, CriticLoss):
                 value = loss.critic_loss(out).mean()
                 total = total + value
                 self.values[f"{label}_critic"] = value.detach()
         return total
+
+    def _balanced(self, out: Output) -> tuple[Output, dict[str, Output]]:
+        """The output for most terms, and for each term of balanced weight its own, whose gradient is weighed."""
+        fades = {label: getattr(self.losses[label], "fade", 1.0) for label in self.weights}
+        labels = [n for n, w in self.weights.items() if isinstance(w, GradientBalanced) and fades[n]]
+        if not labels or not out.y.requires_grad:
+            return out, {}
+        weights: dict[str, Any] = {label: self.weights[label] for label in labels}
+        parts = [(weights[label], weights[label].last_layer(out.model.decoder), fades[label]) for label in labels]
+        rest, *own = Balance.apply(out.y, parts)  # pyright: ignore[reportGeneralTypeIssues]
+        outs = [replace(out, y=y, p_x=out.model.likelihood(y)) for y in (rest, *own)]
+        return outs[0], dict(zip(labels, outs[1:], strict=True))
 
     def weigh(self, label: str, value: Tensor) -> Tensor | float:
         """The weight of a term whose batch mean is `value`."""
@@ -324,12 +178,16 @@ class ImportanceWeighted(Objective):
         self.weights = nn.ModuleDict({name: w for name, w in weights.items() if isinstance(w, nn.Module)})
         self.numbers = {name: float(w) for name, w in weights.items() if not isinstance(w, nn.Module)}
         self._nll, self._kl = (self._own(kind) for kind in (NLLLoss, KLLoss))
+        if any(isinstance(w, GradientBalanced) for w in self.weights.values()):
+            raise ValueError("importance_weighted: takes no balanced weights. Give the term a number or a schedule.")
         kl: Any = self.terms[self._kl]
         if kl.free_bits or kl.capacity is not None or kl.reduction != "sum":
             raise ValueError("importance_weighted: the bound needs the plain KL. Leave out free_bits and capacity.")
 
     def check(self, out: Output) -> None:
         """q(z|x) needs a density, and one that can be evaluated apart from its draw for all but "pathwise"."""
+        if any(not getattr(transform, "always", False) for transform in getattr(out.model, "transforms", ())):
+            raise ValueError("the bound is of the data and z as they are. Leave the transforms out.")
         for level in out.levels:
             check_densities(level, "the bound")
             if self.estimator != "pathwise" and (level.q is None or level.log_q is not None):
@@ -359,8 +217,8 @@ class ImportanceWeighted(Objective):
             total = whole + (total - total.detach())
         values = {"bound": total.detach(), self._nll: nll.detach(), self._kl: kl.detach()}
         total = total + terms.add(out, [name for name in self.terms if name not in (self._nll, self._kl)])
-        if self.training and self.weights:
-            tick(self.weights)
+        if self.training:
+            tick(self)
         return Report(total, _noted({**values, **terms.values}, total), terms.applied)
 
     def _own(self, kind: type[nn.Module]) -> str:
@@ -436,9 +294,9 @@ def detached(q: Any) -> Any:
 
 
 def tick(module: nn.Module) -> None:
-    """Tell every schedule inside `module` that a training step is over."""
+    """Tell every schedule and every game inside `module` that a training step is over."""
     for part in module.modules():
-        if isinstance(part, Weight):
+        if isinstance(part, (Weight, CriticLoss)):
             part.tick()
 
 
@@ -469,17 +327,4 @@ def _at_least(low: int, **given: int) -> None:
             raise ValueError(f"{name.replace('_', ' ')}: expected at least {low}, got {value}.")
 
 
-__all__ = [
-    "Constant",
-    "Cyclical",
-    "Geco",
-    "ImportanceWeighted",
-    "Ramp",
-    "TrainStep",
-    "WeightedSum",
-    "constant",
-    "cyclical",
-    "geco",
-    "ramp",
-    "tick",
-]
+__all__ = ["ImportanceWeighted", "Terms", "TrainStep", "WeightedSum", "detached", "tick"]

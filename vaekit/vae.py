@@ -8,7 +8,7 @@ One class serves every flat variant. `vaekit.build` makes it from names; it can 
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,8 @@ class VAE(nn.Module):
         likelihood: y → p(x|z).
         objective: Output → Report.
         condition: what is known beside x → tokens; None for an unconditional model.
+        transforms: what is done to z before it is decoded, in this order.
+        normalizer: z ↔ the scale in which other models take it; None leaves it as it is.
         input_shape: the data's shape without the batch, `(c, *s)`.
         latent_shape: z's shape without the batch.
         data_range: smallest and largest value of the data; None for unbounded data.
@@ -60,6 +62,8 @@ class VAE(nn.Module):
         likelihood: nn.Module,
         objective: nn.Module,
         condition: nn.Module | None = None,
+        transforms: Sequence[nn.Module] = (),
+        normalizer: nn.Module | None = None,
         input_shape: Sequence[int],
         latent_shape: Sequence[int],
         data_range: DataRange = (0.0, 1.0),
@@ -68,6 +72,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.sampler, self.prior = encoder, sampler, prior
         self.decoder, self.likelihood, self.objective, self.condition = decoder, likelihood, objective, condition
+        self.transforms, self.normalizer = nn.ModuleList(transforms), normalizer
         self.input_shape, self.latent_shape = tuple(input_shape), tuple(latent_shape)
         self.data_range, self.spec = data_range, spec
         # filled in by `build`: what each stage gives, for printing, and what its constructor was wired with
@@ -108,9 +113,18 @@ class VAE(nn.Module):
         level = self._posterior(x, tokens, sample_shape, freeze=freeze)
         if not through_z:
             level = replace(level, z=level.z.detach())
-        y = self._decode(level.z, tokens, freeze=freeze)
-        p_x = (frozen if freeze else _run)(self.likelihood, y)
-        return Output(x, y, p_x, (replace(level, p=self._prior(tokens, freeze=freeze)),), cond, tokens, self)
+        level = replace(level, p=self._prior_of(level, tokens, freeze=freeze))
+        z, x = self._transformed(level.z, x)
+        y = self._decode(z, tokens, freeze=freeze)
+        return Output(x, y, _pick(self.likelihood, freeze)(y), (level,), cond, tokens, self)
+
+    def _transformed(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is decoded in training, and what it should decode to."""
+        if self.training:
+            for transform in self.transforms:
+                if not getattr(transform, "always", False):
+                    z, x = transform(z, x)
+        return z, x
 
     def likelihood_of(self, z: Tensor, tokens: Tensor | None = None) -> Distribution:
         """p(x|z) for latents `(*n, b, *latent_shape)` and the condition's tokens."""
@@ -140,6 +154,9 @@ class VAE(nn.Module):
         return self.sampler(h, sample_shape, log_joint=partial(self._log_joint, x, tokens, freeze=freeze))
 
     def _decode(self, z: Tensor, tokens: Tensor | None, *, freeze: bool = False) -> Tensor:
+        for transform in self.transforms:
+            if getattr(transform, "always", False):
+                z, _ = transform(z, None)
         folded, lead = fold(z, len(self.latent_shape))
         if tokens is not None and len(lead) > 1:
             tokens = tokens.expand(*lead, *tokens.shape[1:]).reshape(len(folded), *tokens.shape[1:])
@@ -152,13 +169,21 @@ class VAE(nn.Module):
         if weight is not None and weight.dtype != x.dtype:
             x = x.to(weight.dtype)
         given = (x, tokens) if tokens is not None and self._conditional[stage] else (x,)
-        return frozen(network, *given) if freeze else network(*given)
+        return _pick(network, freeze)(*given)
+
+    def _prior_of(self, level: Level, tokens: Tensor | None, *, freeze: bool = False) -> Distribution | None:
+        """p(z) for latents of this level's size, which is another than the model's where the data's is."""
+        place = tuple(level.z.shape[level.z.ndim - len(self.latent_shape) :])
+        if place == self.latent_shape:
+            return self._prior(tokens, freeze=freeze)
+        prior: Any = self.prior
+        return prior.at(place) if hasattr(prior, "at") else None
 
     def _prior(self, tokens: Tensor | None, *, freeze: bool = False) -> Distribution:
         def posterior(u: Tensor, tokens: Tensor | None = None) -> Distribution | None:
             return self.sampler(self._call("encoder", u, tokens)).q  # without log_joint, which would ask for this prior
 
-        return (frozen if freeze else _run)(self.prior, tokens, posterior=posterior)
+        return _pick(self.prior, freeze)(tokens, posterior=posterior)
 
     def _embed(self, cond: Any, batch: int) -> Tensor | None:
         if self.condition is not None:
@@ -173,8 +198,7 @@ class VAE(nn.Module):
         self, x: Tensor, tokens: Tensor | None, z: Tensor, value: Tensor | None = None, *, freeze: bool = False
     ) -> Tensor:
         """log p(x, z), `(*n, b)` nats; `value` is what the prior is a density of, where that is not z."""
-        y = self._decode(z, tokens, freeze=freeze)
-        log_p_x = (frozen if freeze else _run)(self.likelihood, y).log_prob(x)
+        log_p_x = _pick(self.likelihood, freeze)(self._decode(z, tokens, freeze=freeze)).log_prob(x)
         return log_p_x + self._prior(tokens, freeze=freeze).log_prob(z if value is None else value)
 
     # -- using a model -------------------------------------------------------------------------------------------
@@ -190,7 +214,7 @@ class VAE(nn.Module):
         x = self.check(x)
         tokens = self._embed(cond, len(x))
         level = self._posterior(x, tokens, () if _positive(n=n) == 1 else (n,))
-        return replace(level, p=self._prior(tokens))
+        return replace(level, p=self._prior_of(level, tokens))
 
     def decode(self, z: Tensor, cond: Any = None) -> Tensor:
         """The mean of p(x|z), `(*n, b, *input_shape)`, for z `(*n, b, *latent_shape)`."""
@@ -198,12 +222,30 @@ class VAE(nn.Module):
 
     def predict(self, z: Tensor, cond: Any = None) -> Distribution:
         """p(x|z), event shape `(*input_shape)`, batch shape `(*n, b)`."""
-        if tuple(z.shape[-len(self.latent_shape) :]) != self.latent_shape or z.ndim == len(self.latent_shape):
-            raise ValueError(
-                f"vae.decode: expected z of shape (…, b, {_shape(self.latent_shape)}), got {tuple(z.shape)}."
-            )
+        self._check_latent(z)
         batch = z.shape[-len(self.latent_shape) - 1]
         return self.likelihood_of(z, self._embed(cond, batch))
+
+    @torch.no_grad()
+    def latents(self, x: Tensor, cond: Any = None, *, sample: bool = False) -> Tensor:
+        """z `(b, *latent)` as other models take it, such as a diffusion model: normalised, where there is a normalizer.
+
+        Args:
+            x: data, `(b, *input_shape)`.
+            cond: what the condition takes.
+            sample: a draw of q(z|x) in place of its mode.
+        """
+        with evaluating(self):
+            level = self.encode(x, cond=cond)
+            z = level.z if sample else level.mode
+            return z if self.normalizer is None else self.normalizer(z)
+
+    @torch.no_grad()
+    def decode_latents(self, z: Tensor, cond: Any = None) -> Tensor:
+        """The data of what `latents` gives, or of what a model of them made: the mean of p(x|z)."""
+        with evaluating(self):
+            normalizer: Any = self.normalizer
+            return self.decode(z if normalizer is None else normalizer.inverse(z), cond)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, cond: Any = None, *, sample: bool = False) -> Tensor:
@@ -230,6 +272,19 @@ class VAE(nn.Module):
             z = p.sample() if p.batch_shape == (n,) else p.sample((n,))
             sampler: Any = self.sampler
             return self.likelihood_of(sampler.lookup(z) if self.space == "codes" else z, tokens).mean
+
+    @property
+    def any_size(self) -> bool:
+        """Whether data of other sizes than `input_shape` pass through: a map latent between networks that take them."""
+        parts = (self.encoder, self.decoder)
+        return len(self.latent_shape) > 1 and all(getattr(part, "any_size", False) for part in parts)
+
+    def _check_latent(self, z: Tensor) -> None:
+        dims, told = len(self.latent_shape), 1 if self.any_size else None
+        if z.ndim <= dims or tuple(z.shape[z.ndim - dims :])[:told] != self.latent_shape[:told]:
+            raise ValueError(
+                f"vae.decode: expected z of shape (…, b, {_shape(self.latent_shape)}), got {tuple(z.shape)}."
+            )
 
     @property
     def space(self) -> str:
@@ -341,7 +396,8 @@ class VAE(nn.Module):
         Args:
             name: a prior that can be fitted, by name, as `use(...)`, as a class or as a module.
             data: a tensor `(n, *input_shape)`, a pair (tensor, labels), or an iterable of batches: tensors, or tuples
-                that start with one. A model with a condition takes the labels that come second.
+                that start with one. A model with a condition takes the labels that come second. Two tensors of data
+                are two batches.
             batch_size: examples encoded at a time where `data` is a tensor.
             args: the prior's own arguments.
 
@@ -359,10 +415,7 @@ class VAE(nn.Module):
         if not isinstance(prior, FittedPrior):
             raise TypeError(f"prior {name!r} has no `fit`: give it to vaekit.build, as prior=.")
         with evaluating(self):
-            latents = [
-                self._posterior(self.check(x), self._embed(label, len(x)), ()).value
-                for x, label in _batches(data, batch_size, self._device, self.condition is not None)
-            ]
+            latents = [level.value for level in self._levels(data, batch_size)]
         if not latents:
             raise ValueError("fit_prior: data is empty.")
         values, weight = torch.cat(latents), first_parameter(self)
@@ -372,6 +425,32 @@ class VAE(nn.Module):
         self.prior = prior
         self.spec = self.spec.replace(prior=spec) if self.spec is not None else None
         return self
+
+    def fit_normalizer(self, data: Any, *, batch_size: int = 512) -> "VAE":
+        """Fit the normalizer to the latents of `data`, in one pass; it is saved with the model.
+
+        Args:
+            data: as for `fit_prior`.
+            batch_size: examples encoded at a time where `data` is a tensor.
+
+        Raises:
+            TypeError: where there is no normalizer, or none that can be fitted.
+            ValueError: where `data` is empty.
+
+        Returns:
+            The model itself.
+        """
+        normalizer: Any = self.normalizer
+        if normalizer is None:
+            raise TypeError("fit_normalizer: the model has none. Build it with normalizer='channel_stats'.")
+        with evaluating(self), torch.no_grad():
+            normalizer.fit(level.mode for level in self._levels(data, batch_size))
+        return self
+
+    def _levels(self, data: Any, batch_size: int) -> Iterator[Level]:
+        """q(z|x) of all data, batch by batch."""
+        for x, label in _batches(data, batch_size, self._device, self.condition is not None, self.input_shape):
+            yield self._posterior(self.check(x), self._embed(label, len(x)), ())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `spec.json` and `model.safetensors` into `folder`, each whole or not at all; `vaekit.load` reads them.
@@ -404,6 +483,13 @@ class VAE(nn.Module):
                 refuse_passing_names(slot, part.name, f"vae.{slot}")
             elif isinstance(part, nn.Module):
                 args[slot] = written(slot, part, self.wired.get(slot, {}), f"vae.{slot}")
+        if "transforms" in args:
+            args["transforms"] = tuple(
+                written("transform", each, self.wired.get("loss", {}), f"vae.transforms[{i}]")
+                if isinstance(each, nn.Module)
+                else each
+                for i, each in enumerate(args["transforms"])
+            )
         args["loss"] = tuple(self._written_term(i, each) for i, each in enumerate(args["loss"]))
         return Spec(self.spec.kind, self.spec.name, args)
 
@@ -447,7 +533,9 @@ class VAE(nn.Module):
         if not isinstance(x, Tensor):
             hint = "Use torch.as_tensor(x)." if hasattr(x, "__array__") else "Give the data alone, as torch.Tensor."
             raise ValueError(f"vae: expected a tensor, got {type(x).__name__}. {hint}")
-        if tuple(x.shape[1:]) != self.input_shape:
+        if tuple(x.shape[1:]) != self.input_shape and not (
+            self.any_size and x.ndim == len(self.input_shape) + 1 and x.shape[1] == self.input_shape[0]
+        ):
             raise ValueError(self._wrong_shape(x))
         if len(x) == 0:
             raise ValueError("vae: the batch is empty.")
@@ -513,11 +601,18 @@ class VAE(nn.Module):
         return "any range" if self.data_range is None else f"[{self.data_range[0]:g}, {self.data_range[1]:g}]"
 
 
-def _batches(data: Any, size: int, device: torch.device, labelled: bool) -> Iterator[tuple[Tensor, Any]]:
+def _batches(
+    data: Any, size: int, device: torch.device, labelled: bool, shape: tuple[int, ...]
+) -> Iterator[tuple[Tensor, Any]]:
     """(x, label) on the device, labels only where they are wanted; empty batches are left out."""
     if isinstance(data, Tensor):
         data = data.split(size)
-    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, Tensor) for each in data):
+    elif (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and all(isinstance(each, Tensor) for each in data)
+        and tuple(data[1].shape[1:]) != shape  # else two batches of data
+    ):
         data = zip(*(each.split(size) for each in data), strict=True)
     for batch in data:
         x, *rest = (batch,) if isinstance(batch, Tensor) else batch
@@ -526,8 +621,9 @@ def _batches(data: Any, size: int, device: torch.device, labelled: bool) -> Iter
             yield x.to(device), label.to(device) if isinstance(label, Tensor) else label
 
 
-def _run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return module(*args, **kwargs)
+def _pick(module: nn.Module, freeze: bool) -> Callable[..., Any]:
+    """The module, or its forward pass with its weights frozen."""
+    return partial(frozen, module) if freeze else module
 
 
 def first_parameter(module: nn.Module) -> Tensor | None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from vaekit.records import Level
@@ -13,7 +13,8 @@ from vaekit.records import Level
 class Layout:
     """How a latent falls into codes of k channels: g of them in a vector, or at each of the m positions of a map.
 
-    An example's index has the shape `(g, *t)`; `(*t)` for a map with one code per position, unless `grouped`.
+    An example's index has the shape `(g, *t)`; `(*t)` for a map with one code per position, unless `grouped`. Maps may
+    come in other sizes than the one given: `place` reads the size off a tensor.
 
     Raises:
         ValueError: where k does not divide the channels; `name` says which argument asked for it.
@@ -31,22 +32,28 @@ class Layout:
         lone = self.groups == 1 and self.spatial and not grouped
         self.index_shape = self.spatial if lone else (self.groups, *self.spatial)
 
+    def place(self, x: Tensor) -> tuple[int, ...]:
+        """The spatial size of a latent, or of an index."""
+        return tuple(x.shape[x.ndim - len(self.spatial) :])
+
     def split(self, z: Tensor) -> Float[Tensor, "*n g m k"]:
         """A latent's codes: `(*n, g·k, *t)` → `(*n, g, m, k)`."""
-        lead = z.shape[: z.ndim - 1 - len(self.spatial)]
-        return z.reshape(*lead, self.groups, self.size, math.prod(self.spatial)).movedim(-2, -1)
+        lead, size = z.shape[: z.ndim - 1 - len(self.spatial)], math.prod(self.place(z))
+        return z.reshape(*lead, self.groups, self.size, size).movedim(-2, -1)
 
-    def join(self, codes: Float[Tensor, "*n g m k"]) -> Tensor:
-        """Undo `split`."""
-        return codes.movedim(-1, -2).reshape(*codes.shape[:-3], self.groups * self.size, *self.spatial)
+    def join(self, codes: Float[Tensor, "*n g m k"], place: tuple[int, ...]) -> Tensor:
+        """Undo `split`, for a map of the size `place`."""
+        return codes.movedim(-1, -2).reshape(*codes.shape[:-3], self.groups * self.size, *place)
 
     def flat(self, index: Tensor) -> Int[Tensor, "*n g m"]:
         """`(*n, *index_shape)` → `(*n, g, m)`."""
-        return index.reshape(*index.shape[: index.ndim - len(self.index_shape)], self.groups, math.prod(self.spatial))
+        lead, size = index.shape[: index.ndim - len(self.index_shape)], math.prod(self.place(index))
+        return index.reshape(*lead, self.groups, size)
 
-    def shaped(self, index: Int[Tensor, "*n g m"]) -> Tensor:
-        """Undo `flat`."""
-        return index.reshape(*index.shape[:-2], *self.index_shape)
+    def shaped(self, index: Shaped[Tensor, "*n g m"], place: tuple[int, ...]) -> Tensor:
+        """Undo `flat`, for a map of the size `place`."""
+        groups = self.index_shape[: len(self.index_shape) - len(self.spatial)]
+        return index.reshape(*index.shape[:-2], *groups, *place)
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:

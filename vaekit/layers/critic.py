@@ -13,7 +13,7 @@ from vaekit.registry import parameters
 from vaekit.spec import Spec
 
 
-def make_critic(critic: "str | Spec | nn.Module", in_shape: Sequence[int], **args: int) -> nn.Module:
+def make_critic(critic: "str | Spec | nn.Module", in_shape: Sequence[int], **args: Any) -> nn.Module:
     """A registered discriminator by name or `use(...)`, for what has `in_shape`; a module stays what it is.
 
     `args` are for those that take them, and give way to the user's own.
@@ -52,8 +52,3 @@ class Features(nn.Module):
 def told_apart(real: Tensor, made: Tensor) -> Tensor:
     """-log σ(real) - log(1 - σ(made)): what a critic minimises to tell the two apart, (b,) nats."""
     return F.softplus(-real) + F.softplus(made)
-
-
-def mean_draw(values: Tensor, batch: int) -> Tensor:
-    """(n·b,) values, draws leading, to their mean over the draws, (b,)."""
-    return values.reshape(-1, batch).mean(0)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Uniform, kl_divergence
 
+from vaekit.layers.draws import average_draws
 from vaekit.layers.implicit import Implicit
 from vaekit.records import Level
 
@@ -15,8 +16,7 @@ def divergence(level: Level) -> Tensor:
             return kl_divergence(level.q, level.p)
         except NotImplementedError:
             pass
-    log_ratio = level.log_posterior() - level.log_prior()
-    return log_ratio.flatten(0, -2).mean(0) if log_ratio.ndim > 1 else log_ratio
+    return average_draws(level.log_posterior() - level.log_prior())
 
 
 def check_densities(level: Level, name: str) -> None:

@@ -2,26 +2,44 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vaekit.layers.resample import convolution
 
+HeadKind: TypeAlias = Literal["linear", "none"]
+
 
 class Head(nn.Module):
     """h → `groups` tensors of the latent's shape, stacked: `(b, groups, *latent)`.
 
     A vector latent reads all of h through one linear layer, and so does a map latent that meets a vector h. A map
-    latent that meets a map h of its size reads it position by position, through a 1-convolution.
+    latent that meets a map h of its size reads it position by position, through a 1-convolution. With kind "none" h is
+    taken as it is, for encoders that end in the parameters of q themselves.
 
     Raises:
-        ValueError: where h and the latent are maps of different sizes.
+        ValueError: where h and the latent are maps of different sizes, or h as it is has the wrong size.
     """
 
-    def __init__(self, in_shape: Sequence[int], latent_shape: Sequence[int], groups: int) -> None:
+    def __init__(
+        self, in_shape: Sequence[int], latent_shape: Sequence[int], groups: int, kind: HeadKind = "linear"
+    ) -> None:
         super().__init__()
         self.latent_shape, self.groups = tuple(latent_shape), groups
+        self.project: nn.Module
+        if kind == "none":
+            wanted = (groups * latent_shape[0], *latent_shape[1:])
+            if tuple(in_shape) != wanted:
+                raise ValueError(
+                    f"head: 'none' takes features of shape {wanted} as they are, and the encoder gives "
+                    f"{tuple(in_shape)}. Set the encoder's output channels to {wanted[0]}, or head='linear'."
+                )
+            self.project = nn.Identity()
+            return
+        if kind != "linear":
+            raise ValueError(f"head: expected 'linear' or 'none', got {kind!r}.")
         maps = len(in_shape) > 1 and len(latent_shape) > 1
         if maps and tuple(in_shape[1:]) != self.latent_shape[1:]:
             raise ValueError(
@@ -29,14 +47,16 @@ class Head(nn.Module):
                 f"Set latent=({self.latent_shape[0]}, {', '.join(map(str, in_shape[1:]))}), or use an encoder that "
                 "picks its depth from the latent: 'conv', 'resnet', 'unet_attn'."
             )
-        self.project: nn.Module
         if maps:
             self.project = convolution(len(in_shape) - 1, in_shape[0], groups * latent_shape[0], kernel=1)
         else:
             self.project = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(in_shape), groups * math.prod(latent_shape)))
 
     def forward(self, h: Float[Tensor, "b k *t"]) -> Float[Tensor, "b g *latent"]:
-        return self.project(h).reshape(-1, self.groups, *self.latent_shape)
+        projected = self.project(h)
+        if len(self.latent_shape) == projected.ndim - 1:  # a map, of the latent's size or, at run time, of another
+            return projected.unflatten(1, (self.groups, self.latent_shape[0]))
+        return projected.reshape(-1, self.groups, *self.latent_shape)
 
 
 class Stem(nn.Module):

@@ -9,11 +9,6 @@ POINTS = 1025
 """Points of the table; odd, as Simpson's rule wants it."""
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in double precision, in single precision where the device has no other."""
-    return x.float() if x.device.type == "mps" else x.double()
-
-
 def table(low: Tensor, high: Tensor) -> Tensor:
     """Points from low to high, `(*b, points)`, that carry no gradient."""
     steps = torch.linspace(0.0, 1.0, POINTS, dtype=low.dtype, device=low.device)

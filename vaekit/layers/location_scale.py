@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
+
+from vaekit.layers.positive import soft_clip
 
 Scale: TypeAlias = float | Literal["learned", "pixel", "optimal"]
 
@@ -69,9 +70,9 @@ class LocationScale(nn.Module):
     def forward(self, y: Float[Tensor, "..."]) -> Distribution:
         if self.scale == "pixel":
             loc, log_scale = y.chunk(2, dim=-self.event_dims)
-            return self.spread(loc, self._soft_clip(log_scale).exp())
+            return self.spread(loc, soft_clip(log_scale, math.log(self.smallest)).exp())
         if self.scale == "learned":
-            return self.spread(y, self._soft_clip(self.log_scale).exp())
+            return self.spread(y, soft_clip(self.log_scale, math.log(self.smallest)).exp())
         if self.scale == "optimal":
             return OptimalScale(self, y) if self.training else self.spread(y, self.running_scale())
         return self.spread(y, y.new_full((), float(self.scale)))
@@ -94,11 +95,6 @@ class LocationScale(nn.Module):
             self.mean_moment.copy_(torch.where(self.seen, self.mean_moment.lerp(now, 0.01), now))
             self.seen.fill_(True)
         return self.root(moment.clamp_min(self._least_moment))
-
-    def _soft_clip(self, log_scale: Tensor) -> Tensor:
-        # softplus keeps a gradient below the bound, so that a scale that fell there can come back
-        low = math.log(self.smallest)
-        return low + F.softplus(log_scale - low)
 
 
 class OptimalScale(Distribution):

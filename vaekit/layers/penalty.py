@@ -3,13 +3,14 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from vaekit.layers.draws import average_draws
 from vaekit.records import Output
 
 
 def penalty(out: Output, name: str) -> Float[Tensor, " b"]:
     """A sampler's penalty `(*n, b)`, averaged over draws and summed over the levels that have it."""
     found = [level.penalties[name] for level in out.levels if name in level.penalties]
-    return sum((p.flatten(0, -2).mean(0) if p.ndim > 1 else p for p in found), start=found[0].new_zeros(()))
+    return sum(map(average_draws, found), start=found[0].new_zeros(()))
 
 
 def require_penalty(out: Output, name: str, advice: str) -> None:

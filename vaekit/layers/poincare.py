@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from vaekit.layers.inverse_cdf import draw, log_integral, wide
+from vaekit.layers.inverse_cdf import draw, log_integral
+from vaekit.layers.precision import wide
 
 
 def ball_dimension(latent_shape: Sequence[int]) -> int:

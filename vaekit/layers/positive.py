@@ -14,9 +14,10 @@ from vaekit.layers.precision import at_least_float32
 Amount: TypeAlias = float | Literal["learned", "channel", "pixel"]
 
 
-def soft_clip(x: Tensor, low: float, high: float) -> Tensor:
+def soft_clip(x: Tensor, low: float, high: float = math.inf) -> Tensor:
     """x between its bounds, near the identity inside; a gradient stays beyond them, so that values can come back."""
-    x = high - F.softplus(high - x)
+    if high < math.inf:
+        x = high - F.softplus(high - x)
     return low + F.softplus(x - low)
 
 

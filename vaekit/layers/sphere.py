@@ -14,8 +14,8 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from vaekit.layers.head import Head
-from vaekit.layers.inverse_cdf import draw, wide
-from vaekit.layers.precision import at_least_float32
+from vaekit.layers.inverse_cdf import draw
+from vaekit.layers.precision import at_least_float32, wide
 
 
 def sphere_dimension(latent_shape: Sequence[int]) -> int:

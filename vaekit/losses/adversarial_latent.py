@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vaekit.kinds import CriticLoss, loss
-from vaekit.layers.critic import judge, make_critic, mean_draw, told_apart
+from vaekit.layers.critic import judge, make_critic, told_apart
+from vaekit.layers.draws import average_draws
 from vaekit.records import Output
 from vaekit.spec import Spec
 
@@ -43,10 +44,10 @@ class AdversarialLatentLoss(CriticLoss):
 
     def forward(self, out: Output) -> Float[Tensor, " b"]:
         z = out.z.reshape(-1, *self.latent_shape)
-        return mean_draw(F.softplus(-judge(self.critic, z, freeze=True)), len(out.x))
+        return average_draws(F.softplus(-judge(self.critic, z, freeze=True)).reshape(-1, len(out.x)))
 
     def critic_loss(self, out: Output) -> Float[Tensor, " b"]:
         """-log D(z') - log(1 - D(z)), z' ~ p(z)."""
         z = out.z.detach().reshape(-1, *self.latent_shape)
         real = judge(self.critic, out.prior_draws().reshape(z.shape))
-        return mean_draw(told_apart(real, judge(self.critic, z)), len(out.x))
+        return average_draws(told_apart(real, judge(self.critic, z)).reshape(-1, len(out.x)))

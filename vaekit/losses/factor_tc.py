@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vaekit.kinds import CriticLoss, loss
-from vaekit.layers.critic import make_critic, mean_draw
+from vaekit.layers.critic import make_critic
+from vaekit.layers.draws import average_draws
 from vaekit.layers.frozen import frozen
 from vaekit.records import Output
 from vaekit.spec import Spec
@@ -50,7 +51,7 @@ class FactorTCLoss(CriticLoss):
 
     def forward(self, out: Output) -> Float[Tensor, " b"]:
         logits = frozen(self.critic, out.z.reshape(-1, self.size))[0]
-        return mean_draw(logits[:, 0] - logits[:, 1], len(out.x))
+        return average_draws((logits[:, 0] - logits[:, 1]).reshape(-1, len(out.x)))
 
     def critic_loss(self, out: Output) -> Float[Tensor, " b"]:
         """½ (-log D(z) - log(1 - D(permuted z)))."""
@@ -60,4 +61,4 @@ class FactorTCLoss(CriticLoss):
         order = torch.rand_like(z).argsort(0)  # a permutation for each dimension
         logits = self.critic(torch.cat([z, z.gather(0, order)]))[0]
         drawn, permuted = F.log_softmax(logits, 1).chunk(2)
-        return mean_draw(-0.5 * (drawn[:, 0] + permuted[:, 1]), len(out.x))
+        return average_draws(-0.5 * (drawn[:, 0] + permuted[:, 1]).reshape(-1, len(out.x)))

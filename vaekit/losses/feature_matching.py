@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vaekit.kinds import CriticLoss, loss
-from vaekit.layers.critic import Features, judge, make_critic, mean_draw
+from vaekit.layers.critic import Features, judge, make_critic
+from vaekit.layers.draws import average_draws
 from vaekit.layers.frozen import frozen
 from vaekit.records import Output
 from vaekit.spec import Spec
@@ -71,11 +72,11 @@ class FeatureMatchingLoss(CriticLoss):
         # z without its graph: the game is the decoder's alone
         played = out.decode(torch.stack([out.z.detach(), out.prior_draws()])).mean
         fooled = F.softplus(-judge(self.critic, played.reshape(-1, *out.x.shape[1:]), freeze=True))
-        return matched + self.adversarial * mean_draw(fooled, len(out.x))
+        return matched + self.adversarial * average_draws(fooled.reshape(-1, len(out.x)))
 
     def critic_loss(self, out: Output) -> Float[Tensor, " b"]:
         """-log D(x) - ½ log(1 - D(x̂)) - ½ log(1 - D(x')), x' decoded from z ~ p(z)."""
         with torch.no_grad():
             made = torch.stack([out.p_x.mean, out.decode(out.prior_draws()).mean])
         fake = judge(self.critic, made.reshape(-1, *out.x.shape[1:]))
-        return F.softplus(-judge(self.critic, out.x)) + mean_draw(F.softplus(fake), len(out.x))
+        return F.softplus(-judge(self.critic, out.x)) + average_draws(F.softplus(fake).reshape(-1, len(out.x)))

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaekit.kinds import Loss, loss
+from vaekit.layers.draws import average_draws
 from vaekit.records import Output
 
 
@@ -24,5 +25,4 @@ class NLLLoss(Loss):
     """
 
     def forward(self, out: Output) -> Float[Tensor, " b"]:
-        nll = -out.p_x.log_prob(out.x)
-        return nll.flatten(0, -2).mean(0) if nll.ndim > 1 else nll
+        return average_draws(-out.p_x.log_prob(out.x))

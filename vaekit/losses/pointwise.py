@@ -7,13 +7,8 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from vaekit.kinds import Loss, loss
+from vaekit.layers.draws import sum_values
 from vaekit.records import Output
-
-
-def _per_example(error: Tensor, x: Tensor) -> Tensor:
-    """`(*n, b, *data)` → (b,): summed over the data, averaged over draws."""
-    error = error.flatten(-(x.ndim - 1)).sum(-1)
-    return error.flatten(0, -2).mean(0) if error.ndim > 1 else error
 
 
 @loss("mse")
@@ -33,7 +28,7 @@ class MSELoss(Loss):
     """
 
     def forward(self, out: Output) -> Float[Tensor, " b"]:
-        return _per_example((out.x - out.p_x.mean).square(), out.x)
+        return sum_values((out.x - out.p_x.mean).square(), out.x.ndim - 1)
 
 
 @loss("l1")
@@ -52,7 +47,7 @@ class L1Loss(Loss):
     """
 
     def forward(self, out: Output) -> Float[Tensor, " b"]:
-        return _per_example((out.x - out.p_x.mean).abs(), out.x)
+        return sum_values((out.x - out.p_x.mean).abs(), out.x.ndim - 1)
 
 
 @loss("bce")
@@ -89,6 +84,6 @@ class BCELoss(Loss):
         p = out.p_x.base_dist if isinstance(out.p_x, Independent) else out.p_x
         if isinstance(p, torch.distributions.Bernoulli):
             x, logits = torch.broadcast_tensors(out.x, p.logits)
-            return _per_example(F.binary_cross_entropy_with_logits(logits, x, reduction="none"), out.x)
+            return sum_values(F.binary_cross_entropy_with_logits(logits, x, reduction="none"), out.x.ndim - 1)
         x, mean = torch.broadcast_tensors(out.x, out.p_x.mean)
-        return _per_example(F.binary_cross_entropy(mean, x, reduction="none"), out.x)
+        return sum_values(F.binary_cross_entropy(mean, x, reduction="none"), out.x.ndim - 1)

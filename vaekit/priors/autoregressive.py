@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit.kinds import FittedPrior, prior
 from vaekit.layers.autoregressive import CausalTransformer, PixelCNN
+from vaekit.layers.fitting import check_training, minimise
 
 
 @prior("autoregressive", tags=("discrete", "learned"), cite=("oord2016", "oord2017", "esser2021"))
@@ -35,7 +36,8 @@ class AutoregressivePrior(FittedPrior):
         dropout: in training.
         epochs: passes over the codes in `fit`.
         lr: learning rate in `fit`.
-        batch_size: codes maps in a step of `fit`.
+        batch_size: maps of codes in a step of `fit`.
+        seed: of the order and the dropout in `fit`.
 
     Raises:
         ValueError: where the network does not fit the codes, or a size is not positive; at `fit`, where there are no
@@ -70,13 +72,15 @@ class AutoregressivePrior(FittedPrior):
         epochs: int = 20,
         lr: float = 1e-3,
         batch_size: int = 128,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {"width": width, "depth": depth, "epochs": epochs, "batch_size": batch_size}.items():
+        check_training(epochs, lr, batch_size)
+        for name, value in {"width": width, "depth": depth}.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}.")
         self.index_shape, self.codebook_size = tuple(index_shape), codebook_size
-        self.epochs, self.lr, self.batch_size = epochs, lr, batch_size
+        self.epochs, self.lr, self.batch_size, self.seed = epochs, lr, batch_size, seed
         self.network: nn.Module
         if network == "pixelcnn":
             if len(self.index_shape) != 2:
@@ -97,15 +101,11 @@ class AutoregressivePrior(FittedPrior):
         """Train on codes (n, *index_shape), by the mean of -log p(k)."""
         if not len(z):
             raise ValueError("autoregressive: there are no codes to fit to.")
-        self.train()
-        with torch.enable_grad():
-            optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
-            for _ in range(self.epochs):
-                for rows in torch.randperm(len(z), device=z.device).split(self.batch_size):
-                    optimizer.zero_grad(set_to_none=True)
-                    (-self().log_prob(z[rows]).mean()).backward()
-                    optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        training = {"epochs": self.epochs, "lr": self.lr, "batch_size": self.batch_size, "seed": self.seed}
+        with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)  # of dropout
+            self.train()
+            minimise(lambda codes: -self().log_prob(codes), self.parameters(), z, **training)
         self.eval()
 
     def forward(

@@ -37,6 +37,12 @@ class StandardPrior(Prior):
         self.register_buffer("loc", torch.zeros(*latent_shape), persistent=False)
         self.register_buffer("scale", torch.ones(*latent_shape), persistent=False)
 
+    def at(self, shape: tuple[int, ...]) -> Distribution:
+        """The same density over latents of another size."""
+        return Independent(
+            Normal(self.loc.new_zeros(shape), self.scale.new_ones(shape), validate_args=False), len(shape)
+        )
+
     def forward(
         self,
         cond: Float[Tensor, "b t k"] | None = None,

@@ -59,6 +59,14 @@ class UniformPrior(Prior):
         self.register_buffer("low", torch.full(tuple(latent_shape), float(low)), persistent=False)
         self.register_buffer("high", torch.full(tuple(latent_shape), float(high)), persistent=False)
 
+    def at(self, shape: tuple[int, ...]) -> Distribution | None:
+        """The same density over maps of another size."""
+        if self.discrete:
+            index = (*self.index_shape[: len(self.index_shape) - len(shape) + 1], *shape[1:])
+            return codes(self.logits.expand(*index, -1), len(index))
+        low, high = (limit.flatten()[0].expand(shape) for limit in (self.low, self.high))
+        return Independent(Uniform(low, high, validate_args=False), len(shape), validate_args=False)
+
     def forward(
         self,
         cond: Float[Tensor, "b t k"] | None = None,

@@ -1,10 +1,22 @@
 """Latents that are codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vaekit.kinds import recipe
 from vaekit.recipes.plain import DataRange, Latent, code_map, plain
 from vaekit.spec import Spec, term, use
+
+
+def _coded(
+    latent: Latent,
+    input_shape: Sequence[int],
+    data_range: DataRange,
+    sampler: Spec,
+    penalties: Mapping[str, float] | None = None,
+) -> Spec:
+    """The plain VAE with codes of equal probability, whose KL is a constant; the sampler's penalties are terms."""
+    terms = [term(name, weight=weight) for name, weight in (penalties or {}).items()]
+    return plain(latent, input_shape, data_range, sampler=sampler, prior=use("uniform"), loss=(term("nll"), *terms))
 
 
 @recipe("categorical_vae", cite="jang2017")
@@ -60,14 +72,8 @@ def vq_vae(
     References:
         Neural Discrete Representation Learning (van den Oord et al., 2017), https://arxiv.org/abs/1711.00937
     """
-    return plain(
-        code_map(latent, input_shape, depth),
-        input_shape,
-        data_range,
-        sampler=use("vq", codebook_size=codebook_size),
-        prior=use("uniform"),
-        loss=(term("nll"), term("commitment", weight=commitment)),
-    )
+    shapes = code_map(latent, input_shape, depth), input_shape, data_range
+    return _coded(*shapes, use("vq", codebook_size=codebook_size), {"commitment": commitment})
 
 
 @recipe("rvq_vae", cite=("zeghidour2021", "lee2022"))
@@ -98,14 +104,8 @@ def rvq_vae(
         SoundStream (Zeghidour et al., 2021), https://arxiv.org/abs/2107.03312; Autoregressive Image Generation
         using Residual Quantization (Lee et al., 2022), https://arxiv.org/abs/2203.01941
     """
-    return plain(
-        code_map(latent, input_shape, depth),
-        input_shape,
-        data_range,
-        sampler=use("residual_vq", depth=stages, codebook_size=codebook_size),
-        prior=use("uniform"),
-        loss=(term("nll"), term("commitment", weight=commitment)),
-    )
+    shapes = code_map(latent, input_shape, depth), input_shape, data_range
+    return _coded(*shapes, use("residual_vq", depth=stages, codebook_size=codebook_size), {"commitment": commitment})
 
 
 @recipe("hrq_vae", cite="hosking2023")
@@ -122,6 +122,9 @@ def hrq_vae(
 ) -> Spec:
     """A residual quantizer whose later codes are sometimes left out in training, so that codes go from coarse to fine.
 
+    The paper's depth dropout on nearest codes: its encoder draws codes by Gumbel-softmax, with a KL term and a term on
+    the codes' norms, which are not here.
+
     Args:
         latent: channels of a code, or the whole map `(c, *t)`.
         input_shape: the data's shape.
@@ -135,13 +138,11 @@ def hrq_vae(
     References:
         Attributable and Scalable Opinion Summarization (Hosking et al., 2023), https://arxiv.org/abs/2305.11603
     """
-    return plain(
-        code_map(latent, input_shape, depth),
-        input_shape,
-        data_range,
-        sampler=use("residual_vq", depth=stages, codebook_size=codebook_size, dropout=dropout),
-        prior=use("uniform"),
-        loss=(term("nll"), term("commitment", weight=commitment)),
+    shapes = code_map(latent, input_shape, depth), input_shape, data_range
+    return _coded(
+        *shapes,
+        use("residual_vq", depth=stages, codebook_size=codebook_size, dropout=dropout),
+        {"commitment": commitment},
     )
 
 
@@ -171,14 +172,8 @@ def fsq_vae(
     """
     channels = latent if isinstance(latent, int) else latent[0]
     levels = levels or {3: (8, 6, 5), 4: (8, 5, 5, 5)}.get(channels, (5,) * channels)
-    return plain(
-        code_map(latent, input_shape, depth),
-        input_shape,
-        data_range,
-        sampler=use("fsq", levels=levels),
-        prior=use("uniform"),
-        loss=(term("nll"),),
-    )
+    shapes = code_map(latent, input_shape, depth), input_shape, data_range
+    return _coded(*shapes, use("fsq", levels=levels))
 
 
 @recipe("lfq_vae", cite="yu2024")
@@ -207,11 +202,5 @@ def lfq_vae(
         Language Model Beats Diffusion: Tokenizer is Key to Visual Generation (Yu et al., 2024),
         https://arxiv.org/abs/2310.05737
     """
-    return plain(
-        code_map(latent, input_shape, depth),
-        input_shape,
-        data_range,
-        sampler=use("lfq"),
-        prior=use("uniform"),
-        loss=(term("nll"), term("commitment", weight=commitment), term("code_entropy", weight=entropy)),
-    )
+    shapes = code_map(latent, input_shape, depth), input_shape, data_range
+    return _coded(*shapes, use("lfq"), {"commitment": commitment, "code_entropy": entropy})

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from vaekit.kinds import recipe
-from vaekit.objective import geco
 from vaekit.recipes.plain import DataRange, Latent, plain
 from vaekit.spec import Spec, term
+from vaekit.weights import geco
 
 
 @recipe("ms_ssim_vae", cite="snell2017")

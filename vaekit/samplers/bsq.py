@@ -12,7 +12,7 @@ from vaekit.kinds import LogJoint, Sampler, sampler
 from vaekit.layers.bits import bits_layout, information, to_index, to_signs
 from vaekit.layers.codebook import positive
 from vaekit.layers.codes import point, squared_distance, straight_through
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -39,6 +39,7 @@ class BSQSampler(Sampler):
         temperature: of the soft assignment softmax(-‖u - z‖² / temperature) to the corners.
         diversity: "bits" bounds the entropy of the mean by its sum over bits; "exact" counts whole codes, and needs
             a (b, codes, 2^bits) tensor.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: where `bits` does not divide the channels or is more than 16, for a temperature that is not
@@ -67,6 +68,7 @@ class BSQSampler(Sampler):
         bits: int | None = None,
         temperature: float = 1.0,
         diversity: Literal["bits", "exact"] = "bits",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         if diversity not in ("bits", "exact"):
@@ -76,7 +78,7 @@ class BSQSampler(Sampler):
         self.codebook_size, self.index_shape = 2**self.layout.size, self.layout.index_shape
         self.temperature: float = temperature
         self.diversity: Literal["bits", "exact"] = diversity
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
         self.register_buffer("scale", torch.tensor(latent_shape[0] ** -0.5), persistent=False)
 
     def forward(
@@ -84,10 +86,11 @@ class BSQSampler(Sampler):
     ) -> Level:
         u = F.normalize(at_least_float32(self.head(h)).squeeze(1), dim=1)
         codes = self.layout.split(u)
-        index = self.layout.shaped(to_index(codes))
+        index = self.layout.shaped(to_index(codes), self.layout.place(u))
         z = straight_through(u, self.lookup(index))
         penalties = information(4 / self.temperature * self.scale * codes, self.diversity)  # (v+s)² - (v-s)² = 4sv
         return point(z, index, {"commitment": squared_distance(u, z.detach()), **penalties}, sample_shape)
 
     def lookup(self, index: Tensor) -> Tensor:
-        return self.layout.join(to_signs(self.layout.flat(index), self.layout.size) * at_least_float32(self.scale))
+        signs = to_signs(self.layout.flat(index), self.layout.size)
+        return self.layout.join(signs * at_least_float32(self.scale), self.layout.place(index))

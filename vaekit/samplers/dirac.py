@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaekit.kinds import LogJoint, Sampler, sampler
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.records import Level
 
 
@@ -21,6 +21,7 @@ class DiracSampler(Sampler):
     Args:
         in_shape: h's shape, wired.
         latent_shape: the latent's shape, wired.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: where h is a map of another size than the latent's.
@@ -34,9 +35,9 @@ class DiracSampler(Sampler):
         True
     """
 
-    def __init__(self, in_shape: Sequence[int], latent_shape: Sequence[int]) -> None:
+    def __init__(self, in_shape: Sequence[int], latent_shape: Sequence[int], *, head: HeadKind = "linear") -> None:
         super().__init__()
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
 
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vaekit.kinds import LogJoint, Sampler, sampler
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -28,6 +28,7 @@ class FixedSigmaSampler(Sampler):
         in_shape: h's shape, wired.
         latent_shape: the latent's shape, wired.
         sigma: σ, in the latent's unit.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: where σ is not a positive number, or h is a map of another size than the latent's.
@@ -42,12 +43,14 @@ class FixedSigmaSampler(Sampler):
         tensor([0.5000])
     """
 
-    def __init__(self, in_shape: Sequence[int], latent_shape: Sequence[int], *, sigma: float = 0.1) -> None:
+    def __init__(
+        self, in_shape: Sequence[int], latent_shape: Sequence[int], *, sigma: float = 0.1, head: HeadKind = "linear"
+    ) -> None:
         super().__init__()
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma: expected a positive number, got {sigma}. Use 'dirac' for no noise.")
         self.sigma = sigma
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
 
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaekit.kinds import LogJoint, Sampler, sampler
 from vaekit.layers.codes import Layout, point, straight_through
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -31,6 +31,7 @@ class FSQSampler(Sampler):
         in_shape: h's shape, wired.
         latent_shape: the latent's shape, wired.
         levels: L for each channel of a code, at least 2.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: for a level below 2, latent channels that are no multiple of len(levels), or where h is a map of
@@ -48,14 +49,19 @@ class FSQSampler(Sampler):
 
     space = "codes"
     levels: Tensor
-    place: Tensor
+    base: Tensor
     middle: Tensor
     width: Tensor
     offset: Tensor
     shift: Tensor
 
     def __init__(
-        self, in_shape: Sequence[int], latent_shape: Sequence[int], *, levels: Sequence[int] = (8, 5, 5, 5)
+        self,
+        in_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        *,
+        levels: Sequence[int] = (8, 5, 5, 5),
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
@@ -67,14 +73,14 @@ class FSQSampler(Sampler):
             )
         self.layout = Layout(latent_shape, len(levels), "levels")
         self.codebook_size, self.index_shape = math.prod(levels), self.layout.index_shape
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
         count = torch.tensor(levels)
         width = (count.double() - 1) * 1.001 / 2  # a little wider, so that tanh reaches the outer values
         offset = torch.where(count % 2 == 0, 0.5, 0.0).double()
         # two values part at f = -½, which f(0) = 0 would put at v = -3.8: they part at v = 0 instead
         shift = torch.where(count == 2, 0.0, (offset / width).atanh())
         for name, value in (
-            ("levels", count), ("place", count.cumprod(0) // count), ("middle", count // 2),
+            ("levels", count), ("base", count.cumprod(0) // count), ("middle", count // 2),
             ("width", width.float()), ("offset", offset.float()), ("shift", shift.float()),
         ):  # fmt: skip
             self.register_buffer(name, value, persistent=False)
@@ -82,13 +88,16 @@ class FSQSampler(Sampler):
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
     ) -> Level:
-        z_e = self.layout.split(at_least_float32(self.head(h)).squeeze(1))  # (b, g, m, k)
+        latent = at_least_float32(self.head(h)).squeeze(1)
+        z_e, place = self.layout.split(latent), self.layout.place(latent)  # (b, g, m, k)
         bounded = (z_e + self.shift).tanh() * self.width - self.offset
         digits = bounded.detach().round().long() + self.middle
-        index = self.layout.shaped((digits * self.place).sum(-1))
-        z = straight_through(self.layout.join(bounded / self.middle), self.lookup(index))
+        index = self.layout.shaped((digits * self.base).sum(-1), place)
+        z = straight_through(self.layout.join(bounded / self.middle, place), self.lookup(index))
         return point(z, index, {}, sample_shape)
 
     def lookup(self, index: Tensor) -> Tensor:
-        digits = self.layout.flat(index)[..., None] // self.place % self.levels
-        return self.layout.join((digits - self.middle).to(at_least_float32(self.width).dtype) / self.middle)
+        digits = self.layout.flat(index)[..., None] // self.base % self.levels
+        return self.layout.join(
+            (digits - self.middle).to(at_least_float32(self.width).dtype) / self.middle, self.layout.place(index)
+        )

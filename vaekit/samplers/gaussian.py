@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vaekit.kinds import LogJoint, Sampler, sampler
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -24,6 +24,7 @@ class GaussianSampler(Sampler):
         in_shape: h's shape, wired.
         latent_shape: the latent's shape, wired.
         log_variance: smallest and largest log σ².
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: where the bounds are not in order, or h is a map of another size than the latent's.
@@ -44,13 +45,14 @@ class GaussianSampler(Sampler):
         latent_shape: Sequence[int],
         *,
         log_variance: tuple[float, float] = (-30.0, 20.0),
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         low, high = log_variance
         if not low < high:
             raise ValueError(f"log_variance: expected bounds low < high, got {log_variance}.")
         self.low, self.high = low, high
-        self.head = Head(in_shape, latent_shape, 2)
+        self.head = Head(in_shape, latent_shape, 2, head)
 
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 from vaekit.kinds import LogJoint, Sampler, sampler
 from vaekit.layers.codebook import Codebook, positive
 from vaekit.layers.codes import Layout, point, rotated, straight_through
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -38,6 +38,7 @@ class GroupedVQSampler(Sampler):
         temperature: of the soft assignment softmax(-‖z_e - e‖² / temperature) in those two.
         init: codes before training: "normal", N(0, 1), or "data", random outputs of the encoder on the first training
             batch.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: where the groups do not divide the channels, for fewer than two codes, numbers out of their range,
@@ -72,6 +73,7 @@ class GroupedVQSampler(Sampler):
         entropy: bool = False,
         temperature: float = 1.0,
         init: Literal["normal", "data"] = "data",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         if groups < 1 or latent_shape[0] % groups:
@@ -83,7 +85,7 @@ class GroupedVQSampler(Sampler):
         self.layout = Layout(latent_shape, latent_shape[0] // groups, "groups", grouped=True)
         self.codebook_size, self.index_shape = codebook_size, self.layout.index_shape
         self.rotation, self.temperature = rotation, temperature if entropy else None
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
         self.codebook = Codebook(
             codebook_size, self.layout.size, books=groups,
             learn=learn, decay=decay, restart=restart, normalize=normalize, init=init,
@@ -95,9 +97,9 @@ class GroupedVQSampler(Sampler):
         z_e = at_least_float32(self.head(h)).squeeze(1)
         found = self.codebook(self.layout.split(z_e))
         gradient = rotated if self.rotation else straight_through
-        z = self.layout.join(gradient(found.x, found.code.detach()))
+        z = self.layout.join(gradient(found.x, found.code.detach()), self.layout.place(z_e))
         penalties = self.codebook.penalties(found, self.temperature)
-        return point(z, self.layout.shaped(found.index), penalties, sample_shape)
+        return point(z, self.layout.shaped(found.index, self.layout.place(z_e)), penalties, sample_shape)
 
     def lookup(self, index: Tensor) -> Tensor:
-        return self.layout.join(self.codebook.lookup(self.layout.flat(index)))
+        return self.layout.join(self.codebook.lookup(self.layout.flat(index)), self.layout.place(index))

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent
 
 from vaekit.kinds import LogJoint, Sampler, sampler
+from vaekit.layers.categories import relaxed
 from vaekit.layers.codebook import positive
-from vaekit.layers.codes import Layout, straight_through
+from vaekit.layers.codes import Layout
 from vaekit.layers.head import Head
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
@@ -87,24 +88,18 @@ class GumbelVQSampler(Sampler):
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
     ) -> Level:
-        logits = at_least_float32(self.head(h)).squeeze(1)  # (b, g·K, *t)
-        logits = logits.reshape(len(h), self.layout.groups, self.codebook_size, -1).movedim(2, -1)  # (b, g, m, K)
-        noise = -torch.empty_like(logits.expand(*sample_shape, *logits.shape)).exponential_().log()
-        noisy = logits + noise
-        index = noisy.argmax(-1)
-        codebook = at_least_float32(self.codebook)
-        weights = (noisy / self.temperature).softmax(-1)
-        if self.hard or not self.training:
-            z = straight_through(weights @ codebook.detach(), F.embedding(index, codebook))
-        else:
-            z = weights @ codebook
-        q = Categorical(logits=logits.reshape(len(h), *self.index_shape, -1), validate_args=False)
+        flat = at_least_float32(self.head(h)).squeeze(1)  # (b, g·K, *t)
+        logits = flat.reshape(len(h), self.layout.groups, self.codebook_size, -1).movedim(2, -1)  # (b, g, m, K)
+        place, codebook = self.layout.place(flat), at_least_float32(self.codebook)
+        weights, index = relaxed(logits, sample_shape, self.temperature, self.hard or not self.training)
+        q = Categorical(logits=self.layout.shaped(logits.movedim(-1, 0), place).movedim(0, -1), validate_args=False)
         return Level(
-            self.layout.join(z),
+            self.layout.join(weights @ codebook, place),
             Independent(q, len(self.index_shape), validate_args=False),
-            index=self.layout.shaped(index),
-            center=lambda: self.layout.join(F.embedding(logits.argmax(-1), codebook)),
+            index=self.layout.shaped(index, place),
+            center=lambda: self.layout.join(F.embedding(logits.argmax(-1), codebook), place),
         )
 
     def lookup(self, index: Tensor) -> Tensor:
-        return self.layout.join(F.embedding(self.layout.flat(index), at_least_float32(self.codebook)))
+        codes = F.embedding(self.layout.flat(index), at_least_float32(self.codebook))
+        return self.layout.join(codes, self.layout.place(index))

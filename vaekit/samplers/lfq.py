@@ -11,7 +11,7 @@ from vaekit.kinds import LogJoint, Sampler, sampler
 from vaekit.layers.bits import bits_layout, information, to_index, to_signs
 from vaekit.layers.codebook import positive
 from vaekit.layers.codes import point, squared_distance, straight_through
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -36,6 +36,7 @@ class LFQSampler(Sampler):
         temperature: of the soft assignment softmax(-‖z_e - z‖² / temperature) to the corners.
         diversity: "bits" bounds the entropy of the mean by its sum over bits; "exact" counts whole codes, and needs
             a (b, codes, 2^bits) tensor.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: where `bits` does not divide the channels or is more than 16, for a temperature that is not
@@ -64,6 +65,7 @@ class LFQSampler(Sampler):
         bits: int | None = None,
         temperature: float = 1.0,
         diversity: Literal["bits", "exact"] = "bits",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         if diversity not in ("bits", "exact"):
@@ -73,7 +75,7 @@ class LFQSampler(Sampler):
         self.codebook_size, self.index_shape = 2**self.layout.size, self.layout.index_shape
         self.temperature: float = temperature
         self.diversity: Literal["bits", "exact"] = diversity
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
         self.register_buffer("unit", torch.ones(()), persistent=False)
 
     def forward(
@@ -81,10 +83,11 @@ class LFQSampler(Sampler):
     ) -> Level:
         z_e = at_least_float32(self.head(h)).squeeze(1)
         codes = self.layout.split(z_e)
-        index = self.layout.shaped(to_index(codes))
+        index = self.layout.shaped(to_index(codes), self.layout.place(z_e))
         z = straight_through(z_e, self.lookup(index))
         penalties = information(4 / self.temperature * codes, self.diversity)  # (v+1)² - (v-1)² = 4v
         return point(z, index, {"commitment": squared_distance(z_e, z.detach()), **penalties}, sample_shape)
 
     def lookup(self, index: Tensor) -> Tensor:
-        return self.layout.join(to_signs(self.layout.flat(index), self.layout.size) * at_least_float32(self.unit))
+        signs = to_signs(self.layout.flat(index), self.layout.size)
+        return self.layout.join(signs * at_least_float32(self.unit), self.layout.place(index))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vaekit.kinds import LogJoint, Sampler, sampler
 from vaekit.layers.codebook import Codebook, Match, positive
 from vaekit.layers.codes import Layout, point, rotated, straight_through
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -43,6 +43,7 @@ class ResidualVQSampler(Sampler):
         entropy: compute the penalties "entropy" and "diversity", which need a (b, codes, K) tensor per stage.
         temperature: of the soft assignment softmax(-‖r_i - e‖² / temperature) in those two.
         init: codes before training: "normal", N(0, 1), or "data", random residuals of the first training batch.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: for a depth below 1, fewer than two codes, numbers out of their range, or where h is a map of
@@ -79,6 +80,7 @@ class ResidualVQSampler(Sampler):
         entropy: bool = False,
         temperature: float = 1.0,
         init: Literal["normal", "data"] = "data",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         if depth < 1:
@@ -90,7 +92,7 @@ class ResidualVQSampler(Sampler):
         self.codebook_size, self.index_shape = codebook_size, (depth, *self.layout.spatial)
         self.depth, self.dropout = depth, dropout
         self.rotation, self.temperature = rotation, temperature if entropy else None
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
         self.codebooks = nn.ModuleList(
             Codebook(codebook_size, self.layout.size, learn=learn, decay=decay, restart=restart, init=init)
             for _ in range(1 if shared else depth)
@@ -104,7 +106,8 @@ class ResidualVQSampler(Sampler):
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
     ) -> Level:
-        z_e = self.layout.split(at_least_float32(self.head(h)).squeeze(1))  # (b, 1, m, k)
+        latent = at_least_float32(self.head(h)).squeeze(1)
+        z_e, place = self.layout.split(latent), self.layout.place(latent)  # (b, 1, m, k)
         residual = z_e
         found: list[Match] = []
         for stage in range(self.depth):
@@ -118,8 +121,8 @@ class ResidualVQSampler(Sampler):
         z = rotated(z_e, value) if self.rotation else straight_through(z_e, value)
         terms = [self._book(i).penalties(match, self.temperature) for i, match in enumerate(found)]
         penalties = {name: (kept * torch.stack([term[name] for term in terms])).sum(0) for name in terms[0]}
-        index = torch.cat([match.index for match in found], 1).reshape(-1, *self.index_shape)
-        return point(self.layout.join(z), index, penalties, sample_shape)
+        index = torch.cat([match.index for match in found], 1).reshape(-1, self.depth, *place)
+        return point(self.layout.join(z, place), index, penalties, sample_shape)
 
     def _update(self, found: list[Match]) -> None:
         """After all stages, since a shared codebook has to be the same for each of them."""
@@ -142,4 +145,4 @@ class ResidualVQSampler(Sampler):
         stages = index.reshape(*lead, self.depth, 1, -1).movedim(len(lead), 0)
         z = sum(self._book(i).lookup(stages[i]) for i in range(self.depth))  # in forward's order, to the bit
         assert isinstance(z, Tensor)
-        return self.layout.join(z)
+        return self.layout.join(z, self.layout.place(index))

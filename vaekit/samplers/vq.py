@@ -9,7 +9,7 @@ from torch import Tensor
 from vaekit.kinds import LogJoint, Sampler, sampler
 from vaekit.layers.codebook import Codebook, positive
 from vaekit.layers.codes import Layout, point, rotated, straight_through
-from vaekit.layers.head import Head
+from vaekit.layers.head import Head, HeadKind
 from vaekit.layers.precision import at_least_float32
 from vaekit.records import Level
 
@@ -47,6 +47,7 @@ class VQSampler(Sampler):
         temperature: of the soft assignment softmax(-‖z_e - e‖² / temperature) in those two.
         init: codes before training: "normal", N(0, 1), or "data", random outputs of the encoder on the first training
             batch.
+        head: how h becomes these numbers: "linear", or "none" where the encoder already gives them.
 
     Raises:
         ValueError: for fewer than two codes, numbers out of their range, a `code_dim` that does not divide the vector
@@ -85,6 +86,7 @@ class VQSampler(Sampler):
         entropy: bool = False,
         temperature: float = 1.0,
         init: Literal["normal", "data"] = "data",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__()
         if code_dim is not None and len(latent_shape) > 1:
@@ -96,7 +98,7 @@ class VQSampler(Sampler):
         self.layout = Layout(latent_shape, latent_shape[0] if code_dim is None else code_dim, "code_dim")
         self.codebook_size, self.index_shape = codebook_size, self.layout.index_shape
         self.rotation, self.temperature = rotation, temperature if entropy else None
-        self.head = Head(in_shape, latent_shape, 1)
+        self.head = Head(in_shape, latent_shape, 1, head)
         self.codebook = Codebook(
             codebook_size, self.layout.size, learn=learn, decay=decay, restart=restart, normalize=normalize, init=init
         )
@@ -104,15 +106,16 @@ class VQSampler(Sampler):
     def forward(
         self, h: Float[Tensor, "b k *t"], sample_shape: tuple[int, ...] = (), *, log_joint: LogJoint | None = None
     ) -> Level:
-        z_e = self.layout.split(at_least_float32(self.head(h)).squeeze(1))  # (b, g, m, k)
+        latent = at_least_float32(self.head(h)).squeeze(1)
+        z_e, place = self.layout.split(latent), self.layout.place(latent)  # (b, g, m, k)
         found = self.codebook(z_e.flatten(1, 2)[:, None])  # all from one book: (b, 1, g·m, k)
         gradient = rotated if self.rotation else straight_through
         z = gradient(found.x, found.code.detach()).reshape(z_e.shape)
-        index = self.layout.shaped(found.index.reshape(z_e.shape[:-1]))
+        index = self.layout.shaped(found.index.reshape(z_e.shape[:-1]), place)
         penalties = self.codebook.penalties(found, self.temperature)
-        return point(self.layout.join(z), index, penalties, sample_shape)
+        return point(self.layout.join(z, place), index, penalties, sample_shape)
 
     def lookup(self, index: Tensor) -> Tensor:
-        index = self.layout.flat(index)
-        codes = self.codebook.lookup(index.flatten(-2)[..., None, :])
-        return self.layout.join(codes.reshape(*index.shape, -1))
+        flat = self.layout.flat(index)
+        codes = self.codebook.lookup(flat.flatten(-2)[..., None, :])
+        return self.layout.join(codes.reshape(*flat.shape, -1), self.layout.place(index))
