@@ -7,6 +7,7 @@ from typing import Any
 
 import vaekit
 from vaekit import Spec
+from vaekit.build import settled
 from vaekit.cite import bibliography
 from vaekit.kinds import FittedPrior
 from vaekit.registry import About, parameters, registries
@@ -67,10 +68,12 @@ def recipe(name: str) -> str:
     spec, plain = _spec(name), _spec("vae")
     document, _, arguments = (inspect.getdoc(vaekit.recipe[name]) or "").partition("\n\nArgs:\n")
     arguments, _, source = arguments.partition("\n\nReferences:\n")
+    arguments = arguments.partition("\n\nRaises:\n")[0]
     lines = [f"## {name}", "", document, "", *_bullets(arguments), ""]
     if source:
         lines += [f"From: {' '.join(textwrap.dedent(source).split())}", ""]
-    lines += [f"```python\nvae = vaekit.build({name!r}, latent=8, input_shape=(1, 28, 28))\n```", ""]
+    shapes = "" if _large(name) else ", latent=8, input_shape=(1, 28, 28)"
+    lines += [f"```python\nvae = vaekit.build({name!r}{shapes})\n```", ""]
     lines += [*_against(spec, plain), ""]
     lines += _fold("The recipe", "python", inspect.getsource(vaekit.recipe[name]))
     lines += _fold("Its spec, as it is saved", "yaml", spec.to_yaml())
@@ -79,10 +82,12 @@ def recipe(name: str) -> str:
 
 @functools.cache
 def _spec(name: str) -> Spec:
-    """What a recipe asks for, for the same data and latent."""
-    spec = vaekit.build(name, latent=8, input_shape=(1, 28, 28)).spec
-    assert spec is not None
-    return spec
+    """What a recipe asks for, for the same data and latent; for large images, what it is made for."""
+    return settled(name) if _large(name) else settled(name, latent=8, input_shape=(1, 28, 28))
+
+
+def _large(name: str) -> bool:
+    return max(parameters(vaekit.recipe[name])["input_shape"].default) > 64
 
 
 def _changed(spec: Spec, plain: Spec) -> list[str]:

@@ -112,7 +112,7 @@ with warnings.catch_warnings(record=True) as told:
 assert 'torn' in names and 'is broken: torn in two' in str(told[0].message), told
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter('always')
-    assert vaekit.encoder.names(tags='tabular') == ['fourier', 'mlp']
+    assert vaekit.encoder.names(tags='tabular') == ['fourier', 'mlp', 'perceiver']
 from vaekit.cli import main
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')

@@ -112,6 +112,17 @@ def build(
     return _assemble(_settle(base, left, {k: v for k, v in slots.items() if v is not None}, loss))
 
 
+def settled(recipe: str, /, **args: Any) -> Spec:
+    """The spec of the model that `build(recipe, **args)` makes, without making it; args are the recipe's.
+
+    Example:
+        >>> settled("mlp", latent=2).args["decoder"]
+        mlp(hidden=(400,), act='relu')
+    """
+    base, left = _base(recipe, {}, args)
+    return _settle(base, left, {}, None)
+
+
 # -- what was asked → one Spec -------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,7 @@ class Output:
         cond: the condition as it was given (labels, vectors, tokens), or None.
         tokens: what the condition made of it, `(b, t, dim)`, or None.
         model: the model that gave this, for terms that decode latents of their own or look at weights.
+        encoded: the data that was encoded, where transforms changed what is to be decoded to; `source` gives either.
     """
 
     x: Tensor
@@ -95,6 +96,12 @@ class Output:
     cond: Any = None
     tokens: Tensor | None = None
     model: Any = None
+    encoded: Tensor | None = None
+
+    @property
+    def source(self) -> Tensor:
+        """The data that z was encoded from, `(b, *data)`: x, unless a transform changed it."""
+        return self.x if self.encoded is None else self.encoded
 
     @property
     def z(self) -> Tensor:

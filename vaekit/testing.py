@@ -9,6 +9,7 @@ A law is a function that takes a `Subject` and raises `AssertionError` where the
 them, `check` runs them all.
 """
 
+import contextlib
 import copy
 import json
 import math
@@ -110,6 +111,7 @@ class Subject:
         if self.kind == "loss":
             for other in ((1, 12, 13), (3, 32, 32)) if tuple(shape) == SHAPES[0] else ():
                 yield other, sizes[0], binary
+            yield (3, 16, 16), (2, 3, 3), fixed
             for sampler in (each for samplers in _SAMPLERS.values() for each in samplers):
                 for condition in ({}, {"condition": use("target", classes=2)}):
                     yield shape, 4 if latent is None else latent, {**fixed, **condition, "sampler": sampler}
@@ -506,6 +508,49 @@ def is_a_finite_weight(subject: Subject) -> None:
     _close(weight.eval()(torch.tensor(3.0)), twin.eval()(torch.tensor(3.0)), "a schedule and its copy", exact=True)
 
 
+# -- transforms and normalizers ----------------------------------------------------------------------------------------
+
+_MAP = {"input_shape": (1, 16, 16), "latent": (4, 4, 4)}
+
+
+def changes_z_and_x_together(subject: Subject) -> None:
+    """Draws, batch and channels stay; a transform of the decoder's own does without x, and the state goes to disk."""
+    part = subject.make(input_shape=_MAP["input_shape"], latent_shape=_MAP["latent"])
+    z, x = torch.randn(2, 3, 4, 4, 4), torch.rand(3, 1, 16, 16)
+    for _ in range(10):
+        moved, target = part(z, None if part.always else x)
+        assert moved.shape[:3] == z.shape[:3] and moved.dtype == z.dtype, "draws, batch or channels change"
+        assert part.always or target.shape[:2] == x.shape[:2], "batch or channels of the data change"
+    vae = _with_map(transforms=[subject.spec])
+    _trains(vae)
+    _round_trips(vae)
+
+
+def undoes_itself(subject: Subject) -> None:
+    """`inverse` undoes `forward`, for draws too; what was fitted goes to disk."""
+    part = subject.make(latent_shape=_MAP["latent"])
+    z = 3 * torch.randn(40, 4, 4, 4) + 5
+    with contextlib.suppress(TypeError):
+        part.fit([z[:13], z[13:]])
+    for given in (z, z.reshape(5, 8, 4, 4, 4)):
+        _close(part.inverse(part(given)), given, "the inverse of what was normalised")
+    vae = _with_map(normalizer=subject.spec)
+    with contextlib.suppress(TypeError):
+        vae.fit_normalizer(torch.rand(40, *_MAP["input_shape"]))
+    x = torch.rand(3, *_MAP["input_shape"])
+    expected = vae.eval().latents(x)
+    _close(vae.decode_latents(expected), vae.reconstruct(x), "data decoded from normalised latents")
+    with tempfile.TemporaryDirectory() as folder:
+        vae.save_pretrained(folder)
+        _close(load(folder, trust=True).latents(x), expected, "latents of a saved and loaded model", exact=True)
+
+
+def _with_map(**slots: Any) -> VAE:
+    """A small model with a map latent, whose networks take any size."""
+    network = use("kl_resnet", widths=(8, 8, 8), layers=1, groups=4)
+    return build(encoder=network, decoder=network, **_MAP, **slots)
+
+
 # -- recipes and whole models ------------------------------------------------------------------------------------------
 
 
@@ -570,6 +615,8 @@ _LAWS: Mapping[str, tuple[Law, ...]] = {
     ),
     "discriminator": (gives_logits_and_features,),
     "condition": (gives_tokens, trains_in_a_model, round_trips),
+    "transform": (changes_z_and_x_together,),
+    "normalizer": (undoes_itself,),
     "weight": (is_a_finite_weight,),
     "objective": (trains_in_a_model,),
     "recipe": (builds_from_shape_alone,),
@@ -708,7 +755,7 @@ def _still(vae: VAE, x: Tensor, lead: tuple[int, ...] = ()) -> Output:
 def _trains(vae: VAE) -> None:
     x, cond = _data(vae, 4), _cond(vae, 4)
     out = vae(x, cond)
-    assert out.p_x.event_shape == vae.input_shape, f"x̂ has the shape {tuple(out.p_x.event_shape)}"
+    assert out.p_x.event_shape == out.x.shape[1:], f"x̂ has the shape {tuple(out.p_x.event_shape)}"
     _every_parameter_learns(vae, lambda: vae.loss(x, cond).total)
     with torch.no_grad():
         assert vae.reconstruct(x, cond).shape == x.shape, "a reconstruction has another shape than the data"

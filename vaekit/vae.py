@@ -114,13 +114,13 @@ class VAE(nn.Module):
         if not through_z:
             level = replace(level, z=level.z.detach())
         level = replace(level, p=self._prior_of(level, tokens, freeze=freeze))
-        z, x = self._transformed(level.z, x)
+        z, target = self._transformed(level.z, x)
         y = self._decode(z, tokens, freeze=freeze)
-        return Output(x, y, _pick(self.likelihood, freeze)(y), (level,), cond, tokens, self)
+        return Output(target, y, _pick(self.likelihood, freeze)(y), (level,), cond, tokens, self, x)
 
     def _transformed(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is decoded in training, and what it should decode to."""
-        if self.training:
+        if self.training and not x.is_meta:  # shapes are looked at as they are
             for transform in self.transforms:
                 if not getattr(transform, "always", False):
                     z, x = transform(z, x)
@@ -157,6 +157,12 @@ class VAE(nn.Module):
         for transform in self.transforms:
             if getattr(transform, "always", False):
                 z, _ = transform(z, None)
+        if tuple(z.shape[z.ndim - len(self.latent_shape) :]) != self.latent_shape and not self.any_size:
+            raise ValueError(
+                f"vae.decode: {type(self.decoder).__name__} decodes latents of shape {self.latent_shape}, and one of "
+                f"the transforms made them {tuple(z.shape[z.ndim - len(self.latent_shape) :])}. Use networks that take "
+                "any size, such as 'kl_resnet', or a transform that keeps it: use('equivariance', least=1)."
+            )
         folded, lead = fold(z, len(self.latent_shape))
         if tokens is not None and len(lead) > 1:
             tokens = tokens.expand(*lead, *tokens.shape[1:]).reshape(len(folded), *tokens.shape[1:])

@@ -45,8 +45,8 @@ class Features(nn.Module):
         super().__init__()
         self.critic = critic
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return self.critic.features(x)  # type: ignore[operator]
+    def forward(self, x: Tensor, *cond: Tensor) -> list[Tensor]:
+        return self.critic.features(x, *cond)  # type: ignore[operator]
 
 
 def told_apart(real: Tensor, made: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class LocationScale(nn.Module):
             raise ValueError(f"smallest: expected a positive scale, got {smallest}.")
         self.family, self.moment, self.root, self.scale, self.smallest = family, moment, root, scale, smallest
         self.event_dims = len(input_shape)
-        self._least_moment = float(moment(torch.tensor(float(smallest), dtype=torch.float64)))
+        self._least_moment = float(moment(torch.tensor(float(smallest), dtype=torch.float64, device="cpu")))
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.zeros(()))
         elif scale == "optimal":

@@ -1,5 +1,6 @@
 """Output → one number per example. One idea a file; importing this package registers them."""
 
+from vaekit.losses.adversarial import AdversarialLoss as AdversarialLoss
 from vaekit.losses.adversarial_latent import AdversarialLatentLoss as AdversarialLatentLoss
 from vaekit.losses.capacity import CapacityLoss as CapacityLoss
 from vaekit.losses.code_entropy import CodeEntropyLoss as CodeEntropyLoss
@@ -8,13 +9,18 @@ from vaekit.losses.commitment import CommitmentLoss as CommitmentLoss
 from vaekit.losses.cross_entropy import CrossEntropyLoss as CrossEntropyLoss
 from vaekit.losses.decoder_gradient_penalty import DecoderGradientPenaltyLoss as DecoderGradientPenaltyLoss
 from vaekit.losses.dip import DIPLoss as DIPLoss
+from vaekit.losses.dists import DISTSLoss as DISTSLoss
 from vaekit.losses.factor_tc import FactorTCLoss as FactorTCLoss
 from vaekit.losses.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss
+from vaekit.losses.focal_frequency import FocalFrequencyLoss as FocalFrequencyLoss
+from vaekit.losses.gradient import GradientLoss as GradientLoss
 from vaekit.losses.kl import KLLoss as KLLoss
 from vaekit.losses.latent_l2 import LatentL2Loss as LatentL2Loss
+from vaekit.losses.lpips import LPIPSLoss as LPIPSLoss
 from vaekit.losses.mmd import MMDLoss as MMDLoss
 from vaekit.losses.mutual_information import MutualInformationLoss as MutualInformationLoss
 from vaekit.losses.nll import NLLLoss as NLLLoss
+from vaekit.losses.perceptual import PerceptualLoss as PerceptualLoss
 from vaekit.losses.pointwise import BCELoss as BCELoss
 from vaekit.losses.pointwise import L1Loss as L1Loss
 from vaekit.losses.pointwise import MSELoss as MSELoss
@@ -23,6 +29,9 @@ from vaekit.losses.robust import LogCoshLoss as LogCoshLoss
 from vaekit.losses.sliced_wasserstein import SlicedWassersteinLoss as SlicedWassersteinLoss
 from vaekit.losses.structural_similarity import MSSSIMLoss as MSSSIMLoss
 from vaekit.losses.structural_similarity import SSIMLoss as SSIMLoss
+from vaekit.losses.style import StyleLoss as StyleLoss
 from vaekit.losses.tc import TCLoss as TCLoss
-from vaekit.losses.vgg import VGGLoss as VGGLoss
+from vaekit.losses.timm_features import TimmFeaturesLoss as TimmFeaturesLoss
+from vaekit.losses.vf_align import VFAlignLoss as VFAlignLoss
+from vaekit.losses.wavelet import WaveletLoss as WaveletLoss
 from vaekit.losses.weight_l2 import WeightL2Loss as WeightL2Loss

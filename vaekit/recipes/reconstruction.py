@@ -66,7 +66,7 @@ def dfc_vae(
     data_range: DataRange = (0.0, 1.0),
     beta: float = 1.0,
     weight: float = 1.0,
-    weights: str | None = "imagenet",
+    weights: str = "pretrained",
 ) -> Spec:
     """The squared error in the features of a trained VGG network, + β KL.
 
@@ -76,12 +76,12 @@ def dfc_vae(
         data_range: smallest and largest value of the data; None for unbounded data.
         beta: the KL's weight.
         weight: of the feature error.
-        weights: of the network: see the loss `vgg`.
+        weights: of the network: "pretrained", a file or "random": see the loss `perceptual`.
 
     References:
         Deep Feature Consistent Variational Autoencoder (Hou et al., 2017), https://arxiv.org/abs/1610.00291
     """
-    loss = (term("mse"), term("vgg", weight=weight, weights=weights), term("kl", weight=beta))
+    loss = (term("mse"), term("perceptual", weight=weight, weights=weights), term("kl", weight=beta))
     return plain(latent, input_shape, data_range, loss=loss)
 
 

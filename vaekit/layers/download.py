@@ -1,0 +1,30 @@
+"""Whether a download is possible, said soon."""
+
+from threading import Thread
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+PATIENCE = 1.5
+"""Seconds that a host has to answer, so that a machine without a network is told quickly."""
+
+
+def unanswered(url: str) -> str | None:
+    """Why nothing answers at an address, or None where something does, within `PATIENCE` seconds.
+
+    In a thread, since looking up a host's name has no time limit of its own.
+    """
+    told: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+            told.append(None)
+        except HTTPError as error:
+            told.append(str(error))
+        except Exception as error:
+            told.append(f"{url}: {error}")
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return told[0] if told else f"{url} does not answer within {PATIENCE} s"
