@@ -59,9 +59,13 @@ class Folder(Dataset):
 
         with Image.open(self.files[i]) as image:
             fitted = ImageOps.fit(image.convert("RGB"), (SIZE, SIZE))
-        return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).reshape(SIZE, SIZE, 3).permute(
-            2, 0, 1
-        ).float() / 255
+        return (
+            torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
+            .reshape(SIZE, SIZE, 3)
+            .permute(2, 0, 1)
+            .float()
+            / 255
+        )
 
 
 def photos() -> list[Tensor]:

@@ -13,7 +13,10 @@ from vaekit.kinds import CriticLoss, FittedPrior
 SHAPES = [(10,), (2, 12), (1, 8, 8), (3, 9, 7), (1, 6, 6, 6)]
 # beside the range that a likelihood asks for, where it asks for one
 RANGES = [(0.0, 1.0), (-1.0, 1.0), None]
-SLOW = {("encoder", "timm"), *(("loss", name) for name in ("perceptual", "style", "lpips", "dists"))}  # fetch or hold large networks; the laws try them
+SLOW = {
+    ("encoder", "timm"),
+    *(("loss", name) for name in ("perceptual", "style", "lpips", "dists")),
+}  # fetch or hold large networks; the laws try them
 
 
 def small(kind, name, **args):

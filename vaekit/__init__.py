@@ -45,6 +45,7 @@ from vaekit.wiring import BuildError as BuildError
 
 if TYPE_CHECKING:
     from vaekit.train import Trainer as Trainer
+    from vaekit.train.search import search as search
 
 
 def __getattr__(name: str) -> Any:
@@ -52,4 +53,8 @@ def __getattr__(name: str) -> Any:
         from vaekit.train import Trainer
 
         return Trainer
+    if name == "search":
+        from vaekit.train.search import search
+
+        return search
     raise AttributeError(f"module 'vaekit' has no attribute {name!r}")

@@ -209,21 +209,64 @@ class VAE(nn.Module):
 
     # -- using a model -------------------------------------------------------------------------------------------
 
-    def encode(self, x: Tensor, n: int = 1, cond: Any = None) -> Level:
+    def encode(
+        self,
+        x: Tensor,
+        n: int = 1,
+        cond: Any = None,
+        *,
+        tile: int | None = None,
+        exact: bool = True,
+        memory: int | None = None,
+    ) -> Level:
         """q(z|x), p(z) and n draws: `level.q.mean` and `level.mode` are deterministic, `level.z` is drawn.
 
         Args:
             x: data, `(b, *input_shape)`.
             n: draws per example; z is `(b, *latent)` for one and `(n, b, *latent)` for more.
             cond: what the condition takes.
+            tile: pixels on a side that are encoded at a time, for large images, without a gradient; None for all.
+            exact: whether tiles give what the whole image does; otherwise they overlap and are blended.
+            memory: bytes that exact tiles may hold; None takes 35 % of what the whole image would.
+
+        Raises:
+            ValueError: where x does not fit the model, or its network can't be tiled.
         """
+        if tile is not None:
+            from vaekit.tiling import encode_tiled  # knows the networks
+
+            return encode_tiled(self, x, tile, _positive(n=n), exact=exact, cond=cond, memory=memory)
         x = self.check(x)
         tokens = self._embed(cond, len(x))
         level = self._posterior(x, tokens, () if _positive(n=n) == 1 else (n,))
         return replace(level, p=self._prior_of(level, tokens))
 
-    def decode(self, z: Tensor, cond: Any = None) -> Tensor:
-        """The mean of p(x|z), `(*n, b, *input_shape)`, for z `(*n, b, *latent_shape)`."""
+    def decode(
+        self,
+        z: Tensor,
+        cond: Any = None,
+        *,
+        tile: int | None = None,
+        exact: bool = True,
+        memory: int | None = None,
+    ) -> Tensor:
+        """The mean of p(x|z), `(*n, b, *input_shape)`, for z `(*n, b, *latent_shape)`.
+
+        Args:
+            z: latents.
+            cond: what the condition takes.
+            tile: latent pixels on a side that are decoded at a time, for large images, without a gradient; None for
+                all.
+            exact: whether tiles give what the whole latent does; otherwise they overlap and are blended.
+            memory: bytes that exact tiles may hold; None takes 35 % of what the whole latent would.
+
+        Raises:
+            ValueError: where z does not fit the model, or its network can't be tiled.
+        """
+        if tile is not None:
+            from vaekit.tiling import decode_tiled  # knows the networks
+
+            return decode_tiled(self, z, tile, exact=exact, cond=cond, memory=memory)
         return self.predict(z, cond).mean
 
     def predict(self, z: Tensor, cond: Any = None) -> Distribution:

@@ -49,7 +49,10 @@ def test_a_latent_larger_than_the_data():
 
 
 def test_a_map_of_another_rank_than_the_data():
-    refuses(r"latent: \(2, 4\) is a map with 1 spatial dimensions, and the encoder's features of data \(1, 4, 4\) have 2", latent=(2, 4))
+    refuses(
+        r"latent: \(2, 4\) is a map with 1 spatial dimensions, and the encoder's features of data \(1, 4, 4\) have 2",
+        latent=(2, 4),
+    )
 
 
 def test_a_map_that_halving_does_not_reach_lists_those_it_does():

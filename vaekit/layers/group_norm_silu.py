@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from vaekit.layers.group_statistics import group_norm
+
 
 def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
     """silu(norm(x)): with a gradient, of channels-last maps on the CPU, by a formula of its own; else by torch's parts.
@@ -18,7 +20,15 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "b c *s"]) -> Float[Ten
     """
     if torch.is_grad_enabled() and _fits(norm, x):
         return _GroupNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # type: ignore[no-any-return]
-    return F.silu(norm(x), inplace=not torch.is_grad_enabled())  # a fresh map costs more than the arithmetic
+    # in place, since a fresh map costs more than the arithmetic
+    return F.silu(normalised_groups(norm, x), inplace=not torch.is_grad_enabled())
+
+
+def normalised_groups(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """norm(x); without a gradient, also where torch errs by 1.6 %, on large channels-last maps on the CPU."""
+    if x.ndim != 4:
+        return norm(x)
+    return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 def _fits(norm: nn.GroupNorm, x: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vaekit.layers.group_norm_silu import group_norm_silu
+from vaekit.layers.group_norm_silu import group_norm_silu, normalised_groups
 from vaekit.layers.haar import haar
 from vaekit.layers.precision import at_least_float32
 from vaekit.layers.recompute import recomputed
@@ -46,7 +46,7 @@ class SpatialNorm(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"], z: Float[Tensor, "b k i j"]) -> Float[Tensor, "b c h w"]:
         # a 1-convolution of enlarged pixels is the enlarged 1-convolution, which is cheaper
         scale, shift = (F.interpolate(conv(z), size=x.shape[-2:], mode="nearest") for conv in (self.scale, self.shift))
-        return torch.addcmul(shift, self.norm(x), scale)
+        return torch.addcmul(shift, normalised_groups(self.norm, x), scale)
 
 
 def norm_layer(kind: NormKind, channels: int, groups: int, z_channels: int = 0) -> nn.Module:
@@ -60,6 +60,8 @@ def norm_layer(kind: NormKind, channels: int, groups: int, z_channels: int = 0) 
 
 def normed(module: nn.Module, x: Tensor, z: Tensor | None) -> Tensor:
     """norm(x), of the latent too where the norm reads it."""
+    if isinstance(module, nn.GroupNorm):
+        return normalised_groups(module, x)
     return module(x, z) if isinstance(module, SpatialNorm) else module(x)
 
 

@@ -1,6 +1,7 @@
 """What a run said of itself, epoch by epoch."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaekit.records import Report
 from vaekit.saving import write_atomically
 
 
@@ -56,26 +56,42 @@ class History:
 
 
 class Meter:
-    """Means over batches, weighted by their sizes, kept on the device until somebody reads."""
+    """Means over batches, weighted by their sizes, kept on the device until somebody reads.
+
+    The sums are folded batch by batch, so that they do not depend on when one reads, to the last bit.
+    """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[dict[str, Tensor], int]] = []
+        self._waiting: list[tuple[Mapping[str, Tensor], int]] = []
         self._sums: dict[str, float] = {}
-        self._size = 0
+        self._sizes: dict[str, int] = {}
 
-    def add(self, report: Report, size: int) -> None:
+    def add(self, values: Mapping[str, Tensor], size: int) -> None:
         """Remember a batch: no arithmetic, and nothing that waits for the device."""
-        self._waiting.append(({"total": report.total.detach(), **report.terms}, size))
+        self._waiting.append((values, size))
 
-    def read(self) -> dict[str, float]:
-        """The means so far; waits for the device once."""
+    def read(self, *, finite: bool = True) -> dict[str, float]:
+        """The means so far, without batches that are not finite unless those count too; waits for the device once."""
         if self._waiting:
-            names = list(self._waiting[0][0])
-            table = torch.stack([torch.stack([row[name] for name in names]) for row, _ in self._waiting])
-            sizes = torch.tensor([size for _, size in self._waiting], dtype=torch.float64)
-            sums = (table.cpu().double() * sizes[:, None]).sum(0).tolist()
-            for name, value in zip(names, sums, strict=True):
-                self._sums[name] = self._sums.get(name, 0.0) + value
-            self._size += int(sizes.sum())
+            held = [value for values, _ in self._waiting for value in values.values()]
+            if len({value.dtype for value in held}) > 1:
+                held = [value.double() for value in held]
+            numbers = iter(torch.stack(held).tolist())
+            for values, size in self._waiting:
+                row = {name: next(numbers) for name in values}
+                if finite and not all(map(math.isfinite, row.values())):
+                    continue
+                for name, value in row.items():
+                    self._sums[name] = self._sums.get(name, 0.0) + value * size
+                    self._sizes[name] = self._sizes.get(name, 0) + size
             self._waiting.clear()
-        return {name: value / self._size for name, value in self._sums.items()}
+        return {name: value / self._sizes[name] for name, value in self._sums.items()}
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Sums and sizes."""
+        self.read()
+        return {"sums": dict(self._sums), "sizes": dict(self._sizes)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from `state`."""
+        self._sums, self._sizes = dict(state["sums"]), {name: int(n) for name, n in state["sizes"].items()}

@@ -1,5 +1,6 @@
-"""Pictures of a model: grids of images as PNG, latents as a scatter."""
+"""Pictures of a model: grids of images as PNG, latents as a scatter, and films of both as GIF."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,35 @@ def save_png(picture: Tensor, path: str | Path, *, enlarge: int = 1) -> None:
     write_atomically(Path(path), lambda beside: image.save(beside, format="PNG"))
 
 
-def save_scatter(z: Tensor, labels: Tensor, path: str | Path, *, title: str) -> None:
-    """Write latents (n, d) as a scatter plot coloured by label; beyond two dimensions, their two main components."""
+def save_gif(frames: Sequence[str | Path], path: str | Path, *, seconds: float = 0.25, longest: int = 200) -> None:
+    """Write pictures as a film that goes round, the last one shown for two seconds.
+
+    Args:
+        frames: files of pictures, in order.
+        path: of the GIF.
+        seconds: that a picture is shown.
+        longest: of more pictures than these, so many are taken, evenly.
+
+    Raises:
+        ValueError: where there is no picture.
+    """
+    if not frames:
+        raise ValueError("save_gif: there is no picture.")
+    image_module: Any = require("PIL.Image", user="vaekit.train.pictures", extra="train")
+    count = min(len(frames), longest)
+    chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
+    images = []
+    for file in chosen:
+        with image_module.open(file) as image:
+            images.append(image.convert("RGB").quantize(128))
+    images = [image if image.size == images[-1].size else image.resize(images[-1].size) for image in images]
+    times = [max(int(seconds * 1000), 20)] * (count - 1) + [2000]
+    options = {"save_all": True, "append_images": images[1:], "duration": times, "loop": 0}
+    write_atomically(Path(path), lambda beside: images[0].save(beside, format="GIF", **options))
+
+
+def save_scatter(z: Tensor, labels: Tensor | None, path: str | Path, *, title: str) -> None:
+    """Write latents (n, d) as a scatter plot, coloured by label; beyond two dimensions, their two main components."""
     require("matplotlib", user="vaekit.train.pictures", extra="train")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,13 +75,18 @@ def save_scatter(z: Tensor, labels: Tensor, path: str | Path, *, title: str) -> 
     axes_name = "z"
     if z.shape[1] > 2:
         centred = z - z.mean(0)
-        z, axes_name = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T, "principal component"
+        main = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
+        main = main * main.gather(1, main.abs().argmax(1, keepdim=True)).sign()  # else films jump
+        z, axes_name = centred @ main.T, "principal component"
     elif z.shape[1] == 1:
         z = torch.cat([z, torch.zeros_like(z)], dim=1)
     figure = Figure(figsize=(6.4, 5.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    points = axes.scatter(z[:, 0], z[:, 1], c=labels.cpu(), cmap="tab10", s=9, alpha=0.8, linewidths=0)
+    colours: dict[str, Any] = {} if labels is None else {"c": labels.cpu(), "cmap": "tab10"}
+    points = axes.scatter(z[:, 0], z[:, 1], s=9, alpha=0.8, linewidths=0, **colours)
     axes.set(xlabel=f"{axes_name} 1", ylabel=f"{axes_name} 2", title=title, aspect="equal")
-    axes.legend(*points.legend_elements(), title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if labels is not None:
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+        axes.legend(*points.legend_elements(), title="class", **beside)
     write_atomically(Path(path), lambda beside: figure.savefig(beside, format="png"))
