@@ -170,7 +170,7 @@ def score(
         raise ValueError("score: 'likelihood_ratio' needs reference=, a VAE trained on what perturb() gives.")
     draws = n if kind in ("elbo", "likelihood_ratio") else 1
     found = []
-    with evaluating(vae):
+    with evaluating(vae), torch.random.fork_rng(_cards(x)):  # samplers draw, also where the mode is wanted
         for part, given in _chunks(x, cond, max(1, chunk // draws)):
             if kind == "mahalanobis":
                 assert isinstance(reference, LatentStatistics)
@@ -207,7 +207,7 @@ def statistics(
         >>> score(vae, x, "mahalanobis", reference=statistics(vae, x)).shape
         torch.Size([50])
     """
-    with evaluating(vae):
+    with evaluating(vae), torch.random.fork_rng(_cards(x)):
         weight = first_parameter(vae)
         found = LatentStatistics(torch.Size(vae.latent_shape).numel(), shrinkage=shrinkage).to(
             x.device if weight is None else weight.device
@@ -217,25 +217,22 @@ def statistics(
 
 def _elbo(vae: VAE, x: Tensor, cond: Any, n: int, seed: int) -> Tensor:
     """The ELBO over n draws, made from the same noise for every example, so that none depends on its neighbours."""
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+    level = vae.encode(x, cond=cond)
+    if not level.has_density:
+        raise ValueError(
+            "score: the ELBO needs log q(z|x), and the model's sampler gives a point. Use kind='reconstruction' or "
+            "'mahalanobis', or build with sampler='gaussian'."
+        )
+    normal = _normal(level.q)
+    if level.log_q is None and level.index is None and normal is not None:
         torch.manual_seed(seed)
-        level = vae.encode(x, cond=cond)
-        if not level.has_density:
-            raise ValueError(
-                "score: the ELBO needs log q(z|x), and the model's sampler gives a point. Use kind='reconstruction' or "
-                "'mahalanobis', or build with sampler='gaussian'."
-            )
-        normal = _normal(level.q)
-        if level.log_q is None and level.index is None and normal is not None:
-            torch.manual_seed(seed)
-            noise = torch.randn(n, 1, *normal.loc.shape[1:], dtype=normal.loc.dtype, device=x.device)
-            return _weights(vae, x, cond, replace(level, z=normal.loc + normal.scale * noise)).mean(0)
-        each = []
-        for i in range(len(x)):  # other posteriors draw as they please: one example at a time, from the same seed
-            torch.manual_seed(seed)
-            one, given = x[i : i + 1], cond[i : i + 1] if isinstance(cond, Tensor) else cond
-            each.append(vae(one, given, (n,)).log_weight().mean(0))
-        return torch.cat(each)
+        noise = torch.randn(n, 1, *normal.loc.shape[1:], dtype=normal.loc.dtype, device=x.device)
+        return _weights(vae, x, cond, replace(level, z=normal.loc + normal.scale * noise)).mean(0)
+    each = []
+    for one, given in _chunks(x, cond, 1):  # other posteriors draw as they please: one at a time, from the same seed
+        torch.manual_seed(seed)
+        each.append(vae(one, given, (n,)).log_weight().mean(0))
+    return torch.cat(each)
 
 
 def _weights(vae: VAE, x: Tensor, cond: Any, level: Level) -> Tensor:
@@ -248,6 +245,11 @@ def _weights(vae: VAE, x: Tensor, cond: Any, level: Level) -> Tensor:
 def _normal(q: Distribution | None) -> Normal | None:
     base = q.base_dist if isinstance(q, Independent) else None
     return base if type(base) is Normal else None
+
+
+def _cards(x: Tensor) -> list[torch.device]:
+    """The devices beside the CPU whose random state is touched."""
+    return [x.device] if x.device.type == "cuda" else []
 
 
 def _chunks(x: Tensor, cond: Any, size: int) -> Iterator[tuple[Tensor, Any]]:

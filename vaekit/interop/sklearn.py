@@ -79,14 +79,15 @@ class _Scaled:
             if not isinstance(value := getattr(self, name), (int, np.integer)) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
         features = x[0].numel()
-        if isinstance(self.latent, (int, np.integer)) and self.latent > features:
-            raise ValueError(f"latent: {self.latent} is more than the data have, n_features = {features}. Lower it.")
+        latent = int(self.latent) if isinstance(self.latent, np.integer) else self.latent
+        if isinstance(latent, int) and latent > features:
+            raise ValueError(f"latent: {latent} is more than the data have, n_features = {features}. Lower it.")
         device = pick(self.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(_cards(device)):
             torch.manual_seed(seed)
             vae = build(
                 self.recipe,
-                latent=self.latent,
+                latent=latent,
                 input_shape=tuple(x.shape[1:]),
                 data_range=self.data_range,
                 **(self.model_args or {}),
@@ -99,7 +100,7 @@ class _Scaled:
                     optimizer.step()
         return vae.eval().requires_grad_(False)
 
-    def _scored(self, vae: VAE, x: Tensor, kind: scoring.Kind, reference: Any, draws: int) -> np.ndarray:
+    def _scored(self, vae: VAE, x: Tensor, kind: Any, reference: Any, draws: int) -> np.ndarray:
         x = x.to(next(vae.parameters()).device)
         found = scoring.score(vae, x, kind, reference=reference, n=draws)
         return found.double().cpu().numpy()
@@ -176,14 +177,16 @@ class VAETransformer(_Scaled, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def transform(self, X: Any) -> np.ndarray:
         """The mode of q(z|x) of each row, (n, latent)."""
         x, dtype = self._given(X)
-        found = [self.vae_.encode(part).mode.flatten(1).cpu() for part in self._parts(x)]
+        with torch.random.fork_rng(_cards(pick(self.device))):  # the sampler draws, though the mode is wanted
+            found = [self.vae_.encode(part).mode.flatten(1).cpu() for part in self._parts(x)]
         return torch.cat(found).numpy().astype(dtype, copy=False)
 
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) for latents (n, latent), (n, features) in the data's own units."""
         check_is_fitted(self)
-        Z = check_array(X, dtype=[np.float64, np.float32])
+        floats: Any = [np.float64, np.float32]
+        Z = check_array(X, dtype=floats)
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"X has {Z.shape[1]} features, but the latent has {self._n_features_out}.")
         weight = next(self.vae_.parameters())
@@ -333,6 +336,11 @@ class VAEAnomalyDetector(_Scaled, OutlierMixin, BaseEstimator):
 
     def _scores(self, x: Tensor) -> np.ndarray:
         return self._scored(self.vae_, x, self.kind, self.reference_, self.draws)
+
+
+def _cards(device: torch.device) -> list[torch.device]:
+    """The devices beside the CPU whose random state is touched."""
+    return [device] if device.type == "cuda" else []
 
 
 def _seed(random_state: Any) -> int:
