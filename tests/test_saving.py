@@ -139,7 +139,7 @@ def test_weights_of_another_model_name_the_tensors(vae, tmp_path):
     other = vaekit.build("conv", latent=4, input_shape=(1, 6, 6), width=8)
     before = [p.clone() for p in other.parameters()]
     with pytest.raises(
-        CheckpointError, match=r"of another shape: .*\(6, 72\) in place of \(8, 72\).*Nothing was loaded"
+        CheckpointError, match=r"3 of another shape \(.*\(6, 72\) in place of \(8, 72\).*Nothing was loaded"
     ):
         read_weights(other, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
@@ -225,3 +225,33 @@ def test_loading_does_not_fetch_pretrained_weights(tmp_path, monkeypatch):
     )
     vaekit.load(tmp_path)
     assert asked and not any(asked)
+
+
+@pytest.mark.parametrize(
+    ("slot", "path"),
+    [("encoder", r"vae\.encoder"), ("transforms", r"vae\.transforms\[1\]"), ("weight", r"vae\.loss\[1\]\.weight")],
+)
+def test_a_class_of_the_running_script_is_refused_in_every_slot_also_by_name(vae, slot, path, tmp_path):
+    """Named "__main__:Mine", it is written into the spec, and no other process finds it there."""
+    spec = vae.spec
+    passing = vaekit.Spec("", "__main__:Mine")
+    if slot == "transforms":
+        spec = spec.replace(transforms=(use("bound"), passing))
+    elif slot == "weight":
+        spec = spec.replace(loss=(spec.args["loss"][0], spec.args["loss"][1].replace(weight=passing)))
+    else:
+        spec = spec.replace(**{slot: passing})
+    vae.spec = spec
+    with pytest.raises(BuildError, match=rf"^{path}: Mine can't be written down, since it lives in __main__"):
+        vae.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_built_transforms_are_written_down_by_name(tmp_path):
+    bound = vaekit.transform["bound"](limit=2.0)
+    vae = vaekit.build("vae", latent=2, input_shape=(1, 4, 4), transforms=[bound, use("latent_noise", scale=0.1)])
+    vae.save_pretrained(tmp_path)
+    assert vaekit.load(tmp_path).spec.args["transforms"] == (
+        vaekit.Spec("transform", "bound", {"limit": 2.0}),
+        vaekit.Spec("transform", "latent_noise", {"scale": 0.1}),
+    )

@@ -315,9 +315,16 @@ def test_losses_that_are_wrong(broken):
             error = (out.x - out.p_x.mean).square().flatten(-(out.x.ndim - 1)).sum(-1)
             return error.flatten(0, -2).sum(0) if error.ndim > 1 else error
 
+    class Keeping(Loss):
+        """Leaves the draws as they are."""
+
+        def forward(self, out):
+            return (out.x - out.p_x.mean).square().flatten(-(out.x.ndim - 1)).sum(-1)
+
     broken("loss", Mean, "gives_a_number_per_example", "expected")
     broken("loss", Mixing, "gives_a_number_per_example", "two batches")
     broken("loss", Adding, "averages_over_draws", "four equal ones")
+    broken("loss", Keeping, "averages_over_draws", "shapes")
 
 
 def test_conditions_discriminators_and_weights_that_are_wrong(broken):

@@ -16,9 +16,10 @@ from vaekit.decoders.tiny import TinyDecoder
 from vaekit.encoders.dc import DCEncoder
 from vaekit.encoders.kl_resnet import KLResNetEncoder
 from vaekit.encoders.tiny import TinyEncoder
+from vaekit.layers.group_norm_silu import group_norm_silu
 from vaekit.layers.group_statistics import Moments, group_norm, in_bands, merged, moments, normalised
 from vaekit.layers.kl_blocks import laid_out
-from vaekit.tiling import Chain, Meter, Stage, chain, decode_tiled, encode_tiled, memory_plan, run_tiled
+from vaekit.tiling import Chain, Meter, Stage, chain, memory_plan, run_tiled
 from vaekit.tiling.plan import make_plan, sizes
 from vaekit.tiling.windows import spans
 
@@ -234,12 +235,12 @@ def test_models_encode_and_decode_in_tiles():
     ).double()
     x = torch.rand(2, 3, 54, 66, dtype=torch.float64)
     with torch.no_grad():
-        level, wanted = encode_tiled(vae, x, 32, n=3), vae.encode(x, n=3)
+        level, wanted = vae.encode(x, n=3, tile=32), vae.encode(x, n=3)
         assert level.z.shape == wanted.z.shape and level.p is not None
         assert distance(level.mode, wanted.mode) < 1e-9
-        assert distance(decode_tiled(vae, wanted.z, 8), vae.decode(wanted.z)) < 1e-9
+        assert distance(vae.decode(wanted.z, tile=8), vae.decode(wanted.z)) < 1e-9
         with pytest.raises(ValueError, match="vae.decode: expected z"):
-            decode_tiled(vae, wanted.z[..., 0], 5)
+            vae.decode(wanted.z[..., 0], tile=5)
 
 
 # -- the blended mode --------------------------------------------------------------------------------------------------
@@ -296,6 +297,34 @@ def test_a_large_map_is_normalised_as_in_double_precision():
         y = normalised(x, in_bands(x, 4), norm.weight, norm.bias, norm.eps)
         assert torch.equal(group_norm(x, 4, norm.weight, norm.bias, norm.eps), y)
         assert distance(y.double(), norm.double()(x.double())) < 2e-6
+
+
+def test_a_large_map_is_normalised_as_well_in_training_and_its_gradient_is_that_of_the_formula(monkeypatch):
+    norm, x = nn.GroupNorm(4, 8), laid_out(torch.randn(1, 8, 300, 400)) + 10
+    nn.init.normal_(norm.weight)
+    wanted = F.silu(norm.double()(x.double()))
+    y = group_norm_silu(norm.float(), x.requires_grad_())
+    assert y.requires_grad and distance(y.detach(), wanted.float().detach()) < 2e-6
+    monkeypatch.setattr("vaekit.layers.group_statistics._LARGE", 1)
+    norm, small = norm.double(), laid_out(torch.randn(2, 8, 3, 5, dtype=torch.float64)).requires_grad_()
+
+    def normalise(x, weight, bias):
+        return torch.func.functional_call(Activated(norm), {"norm.weight": weight, "norm.bias": bias}, (x,))
+
+    given = (small, norm.weight, norm.bias)
+    torch.testing.assert_close(normalise(*given), F.silu(norm(small)))
+    assert torch.autograd.gradcheck(normalise, given)
+
+
+class Activated(nn.Module):
+    """silu(norm(x)) as a module."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return group_norm_silu(self.norm, x)
 
 
 class Normalised(nn.Module):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import vaekit
+from vaekit import use
+from vaekit.kinds import Transform
 
 POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 CHANCE = 1e-4
@@ -268,3 +270,23 @@ def test_a_transform_keeps_the_type(name, dtype):
     for _ in range(4):
         z, x = make(name, *given)(torch.randn(2, 4, 8, 8, dtype=dtype), torch.rand(2, 1, 16, 16, dtype=dtype))
         assert z.dtype == dtype and x.dtype == dtype
+
+
+class Halved(Transform):
+    """z and x at half their size."""
+
+    def forward(self, z, x=None):
+        return F.avg_pool2d(z, 2), None if x is None else F.avg_pool2d(x, 2)
+
+
+def test_a_size_that_the_decoder_does_not_take_is_refused_where_the_transform_ran():
+    x = torch.rand(2, 1, 16, 16)
+    vae = vaekit.build("conv", latent=(2, 4, 4), input_shape=(1, 16, 16), width=8, transforms=[Halved()])
+    with pytest.raises(
+        ValueError, match=r"vae\.transforms: ConvDecoder decodes .* \(2, 4, 4\), .* made them \(2, 2, 2\)"
+    ):
+        vae.loss(x)
+    assert vae.eval().loss(x).total.isfinite(), "evaluation knows no transforms"
+    networks = {name: use("kl_resnet", widths=(8, 8, 8), layers=1, groups=4) for name in ("encoder", "decoder")}
+    vae = vaekit.build(latent=(2, 4, 4), input_shape=(1, 16, 16), transforms=[Halved()], **networks)
+    assert vae.loss(x).total.isfinite() and vae(x).y.shape == (2, 1, 8, 8)

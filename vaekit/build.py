@@ -20,8 +20,18 @@ from vaekit.records import Output
 from vaekit.registry import Registry, parameters
 from vaekit.saving import CheckpointError, fetch, read_spec, read_weights
 from vaekit.spec import Spec, term
-from vaekit.vae import VAE, takes_tokens
-from vaekit.wiring import BuildError, as_spec, check_space, latent_wiring, make, probe, resolve, run_for_real
+from vaekit.vae import VAE
+from vaekit.wiring import (
+    BuildError,
+    as_spec,
+    check_space,
+    latent_wiring,
+    make,
+    probe,
+    resolve,
+    run_for_real,
+    takes_tokens,
+)
 
 SLOTS = ("encoder", "sampler", "prior", "decoder", "likelihood", "condition", "normalizer", "objective")
 _DEFAULTS = {"sampler": "gaussian", "likelihood": "gaussian", "objective": "weighted_sum"}
@@ -243,7 +253,7 @@ def _assemble(spec: Spec, *, check_losses: bool = True) -> VAE:
     out_shape = (p_x.channels(input_shape[0]) if hasattr(p_x, "channels") else input_shape[0], *input_shape[1:])
     features = part("encoder", in_shape=input_shape)
     h = _features(features, input_shape, shapes["cond_dim"])
-    _check_size(args["sampler"], args["latent"], latent_shape, input_shape)
+    _check_size(args, latent_shape, input_shape)
     sampler: Any = part("sampler", in_shape=h, in_channels=h[0], out_channels=latent_shape[0])
     check_space(sampler, args["prior"], "vae.prior")
     modules = {
@@ -312,8 +322,7 @@ def _check_shape(shape: Any) -> tuple[int, ...]:
 
 
 def _gives_sequence(spec: Any) -> bool:
-    target = spec if isinstance(spec, nn.Module) else resolve("encoder", spec.name, "vae.encoder")
-    return getattr(target, "sequence", False)
+    return getattr(_class_of(spec, "encoder"), "sequence", False)
 
 
 def _check_latent(latent: Any, input_shape: tuple[int, ...], *, sequence: bool) -> tuple[int, ...]:
@@ -333,16 +342,20 @@ def _space(sampler: "Spec | nn.Module") -> str:
     return getattr(_class_of(sampler), "space", "real")
 
 
-def _class_of(sampler: "Spec | nn.Module") -> Any:
-    return sampler if isinstance(sampler, nn.Module) else resolve("sampler", sampler.name, "vae.sampler")
+def _class_of(part: "Spec | nn.Module", kind: str = "sampler") -> Any:
+    return part if isinstance(part, nn.Module) else resolve(kind, part.name, f"vae.{kind}")
 
 
-def _check_size(sampler: Any, latent: Any, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
+def _check_size(args: Mapping[str, Any], shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
     # a code's number of values says nothing of its size: that is the logarithm of the codebook's
-    if _space(sampler) not in ("codes", "mixed") and math.prod(shape) > math.prod(input_shape):
+    if math.prod(shape) <= math.prod(input_shape) or _space(args["sampler"]) in ("codes", "mixed"):
+        return
+    parts = [_class_of(args[kind], kind) for kind in ("sampler", "encoder")]
+    if not any(getattr(part, "overcomplete", False) for part in parts):
         raise BuildError(
-            f"latent: {latent} is too large: {math.prod(shape)} numbers for data of {math.prod(input_shape)}. A code "
-            "larger than the data has nothing to compress; choose a smaller one."
+            f"latent: {args['latent']} is too large: {math.prod(shape)} numbers for data of {math.prod(input_shape)}. "
+            "A code larger than the data has nothing to compress; choose a smaller one. Where a wide one is meant, use "
+            "sampler='dirac', or an encoder whose class says overcomplete = True."
         )
 
 

@@ -247,16 +247,25 @@ def _fits(run: Callable[[int], object], size: int) -> bool:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return True
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:  # the CPU's allocator, and older drivers
-        if not any(
-            told in str(error).lower() for told in ("out of memory", "can't allocate memory", "not enough memory")
-        ):
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():  # outside of the except clause, whose traceback holds on to the step's tensors
         torch.cuda.empty_cache()
     return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full, on a device or on the host.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+        (True, False)
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    told = ("out of memory", "can't allocate memory", "not enough memory")  # the CPU's allocator, and older drivers
+    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in told)
 
 
 @dataclass(frozen=True)

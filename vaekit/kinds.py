@@ -33,6 +33,8 @@ class Part(nn.Module, ABC):
 
     #: whether torch.compile(fullgraph=True) takes the part; the laws assert it both ways
     compiles: ClassVar[bool] = True
+    #: whether torch.export can trace the part, for ONNX files; tests assert it both ways
+    exports: ClassVar[bool] = True
 
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -60,6 +62,8 @@ class Encoder(Part):
     any_size: ClassVar[bool] = False
     #: whether h is a row of tokens (b, k, t), whatever the data's spatial dimensions
     sequence: ClassVar[bool] = False
+    #: whether a latent may be larger than the data, as representations of a large network are
+    overcomplete: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -84,6 +88,8 @@ class Sampler(Part):
 
     #: where z lives: "real", "positive", "sphere", "ball", "codes", "mixed"; the prior has to cover it
     space: ClassVar[str] = "real"
+    #: whether a latent may be larger than the data; that of a KL term would be a mistake of the user's
+    overcomplete: ClassVar[bool] = False
     #: terms, with weights, that a model gets with this sampler where its user names no loss
     terms: ClassVar[Mapping[str, float]] = {}
     #: codes to choose from; 0 where the latent is continuous
@@ -159,7 +165,8 @@ class Decoder(Part):
     """
 
     ranks: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
-    #: whether map latents of other sizes than `latent_shape` can be decoded
+    #: whether map latents of other sizes than `latent_shape` can be decoded; y has then at least the data's size, to
+    #: which the graph cuts it. Where `forward` has a keyword `size`, it is told that size, (*s) or None
     any_size: ClassVar[bool] = False
 
     @abstractmethod

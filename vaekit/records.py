@@ -111,7 +111,7 @@ class Output:
 
     def decode(self, z: Tensor) -> Distribution:
         """p(x|z) at other latents `(*n, b, *latent)` than those drawn, under the same condition."""
-        return self.model.likelihood_of(z, self.tokens)
+        return self.model.likelihood_of(z, self.tokens, size=self.x.shape[2:])
 
     def prior_draws(self) -> Tensor:
         """As many draws of p(z) as there are of q(z|x), `(*n, b, *latent)`, without a gradient.

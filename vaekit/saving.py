@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vaekit.layers.misfits import misfits
 from vaekit.spec import Spec
 from vaekit.version import __version__
 
@@ -148,23 +149,11 @@ def read_weights(model: nn.Module, folder: Path) -> None:
     state = model.state_dict()
     shared = {key: metadata[key] for key in state if key in metadata and key not in saved}  # tied tensors, saved once
     saved |= {key: saved[name] for key, name in shared.items() if name in saved}
-    missing, extra = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
-    wrong = [
-        f"{k}: {tuple(saved[k].shape)} in place of {tuple(state[k].shape)}" for k in state if _differs(saved, state, k)
-    ]
-    if missing or extra or wrong:
-        parts = [("missing", missing), ("not in the model", extra), ("of another shape", wrong)]
-        told = "; ".join(
-            f"{what}: {', '.join(which[:5])}{', …' if len(which) > 5 else ''}" for what, which in parts if which
-        )
+    if told := misfits(saved, state):
         raise CheckpointError(f"{path}: does not fit the model. {told}. Nothing was loaded.")
     if digest(saved) != metadata.get("digest"):
         raise CheckpointError(f"{path}: its tensors were changed since they were saved. Copy or save it again.")
     model.load_state_dict(saved, assign=False)
-
-
-def _differs(saved: Mapping[str, Tensor], state: Mapping[str, Tensor], key: str) -> bool:
-    return key in saved and saved[key].shape != state[key].shape
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

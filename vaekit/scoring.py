@@ -177,7 +177,7 @@ def score(
                 found.append(reference(vae.encode(part, cond=given).mode))
             elif kind == "reconstruction":
                 mode = vae.encode(part, cond=given).mode
-                found.append(vae.predict(mode, given).log_prob(vae.check(part)))
+                found.append(vae.predict(mode, given, size=part.shape[2:]).log_prob(vae.check(part)))
             else:
                 found.append(_elbo(vae, part, given, n, seed))
     result = torch.cat(found)
@@ -238,7 +238,7 @@ def _elbo(vae: VAE, x: Tensor, cond: Any, n: int, seed: int) -> Tensor:
 def _weights(vae: VAE, x: Tensor, cond: Any, level: Level) -> Tensor:
     """log p(x|z) + log p(z) - log q(z|x) at the level's draws, (n, b)."""
     x = vae.check(x)
-    p_x = vae.predict(level.z, cond)
+    p_x = vae.predict(level.z, cond, size=x.shape[2:])
     return Output(x, p_x.mean, p_x, (level,), cond, None, vae).log_weight()
 
 

@@ -3,13 +3,11 @@
     x ─► encoder ─► h ─► sampler ─► z ─► decoder ─► y ─► likelihood ─► p(x|z)
                           └► q(z|x) ── kl ── p(z) ◄─ prior
 
-One class serves every flat variant. `vaekit.build` makes it from names; it can be made from modules as well.
+One class serves every flat variant. `vaekit.build` makes it from names; it can be made from modules as well. What is
+done with the graph stands beside it: `checking`, `walks`, `bounds`, `imputation`, `latent_fits`, `scoring`.
 """
 
-import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
+from vaekit import bounds, checking, imputation, latent_fits, walks
+from vaekit.checking import positive
 from vaekit.draw import draw
-from vaekit.kinds import CriticLoss, FittedPrior
+from vaekit.kinds import CriticLoss
 from vaekit.layers.frozen import frozen
 from vaekit.layers.precision import at_least_float32
+from vaekit.modes import evaluating as evaluating
+from vaekit.modes import seeded
 from vaekit.records import Level, Output, Report, fold, unfold
 from vaekit.saving import push, write_model
 from vaekit.spec import Spec
-from vaekit.wiring import as_spec, check_space, latent_wiring, make, refuse_passing_names, written
+from vaekit.wiring import first_parameter as first_parameter
+from vaekit.wiring import takes, takes_tokens, write_down
 
 DataRange = tuple[float, float] | None
+Tiles = Callable[..., Tensor]
+"""How a network runs on a map that is too large: `vaekit.tiling.in_tiles`."""
 
 
 class VAE(nn.Module):
@@ -79,6 +84,7 @@ class VAE(nn.Module):
         self.shapes: dict[str, Any] = {}
         self.wired: dict[str, dict[str, Any]] = {}
         self._conditional = {"encoder": takes_tokens(encoder), "decoder": takes_tokens(decoder)}
+        self._sized = takes(decoder, "size")
         self._checked_on: set[str] = set()
 
     # -- the graph -----------------------------------------------------------------------------------------------
@@ -114,21 +120,25 @@ class VAE(nn.Module):
         if not through_z:
             level = replace(level, z=level.z.detach())
         level = replace(level, p=self._prior_of(level, tokens, freeze=freeze))
-        z, target = self._transformed(level.z, x)
-        y = self._decode(z, tokens, freeze=freeze)
+        # what is decoded in training, and what it should decode to; shapes are looked at as they are
+        z, target = self._transformed(level.z, x, always=False) if self.training and not x.is_meta else (level.z, x)
+        y = self._decode(z, tokens, size=target.shape[2:], freeze=freeze)
         return Output(target, y, _pick(self.likelihood, freeze)(y), (level,), cond, tokens, self, x)
 
-    def _transformed(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is decoded in training, and what it should decode to."""
-        if self.training and not x.is_meta:  # shapes are looked at as they are
-            for transform in self.transforms:
-                if not getattr(transform, "always", False):
-                    z, x = transform(z, x)
+    def _transformed(self, z: Tensor, x: Any, *, always: bool) -> tuple[Tensor, Any]:
+        """(z, x) as the transforms leave them that belong to the decoder (`always`), or to training alone."""
+        chosen = [each for each in self.transforms if getattr(each, "always", False) == always]
+        for transform in chosen:
+            z, x = transform(z, x)
+        if chosen:
+            checking.check_transformed(self, z)
         return z, x
 
-    def likelihood_of(self, z: Tensor, tokens: Tensor | None = None) -> Distribution:
-        """p(x|z) for latents `(*n, b, *latent_shape)` and the condition's tokens."""
-        return self.likelihood(self._decode(z, tokens))
+    def likelihood_of(
+        self, z: Tensor, tokens: Tensor | None = None, *, size: Sequence[int] | None = None
+    ) -> Distribution:
+        """p(x|z) for latents `(*n, b, *latent_shape)` and the condition's tokens; `size` as in `decode`."""
+        return self.likelihood(self._decode(z, tokens, size=size))
 
     def log_joint(self, out: Output) -> Tensor:
         """log p(x, z) at the draws of `out`, `(*n, b)` nats, as a function of decoder, likelihood and prior alone."""
@@ -148,34 +158,53 @@ class VAE(nn.Module):
         return {"vae": [p for p in self.parameters() if id(p) not in others], **critics}
 
     def _posterior(
-        self, x: Tensor, tokens: Tensor | None, sample_shape: tuple[int, ...], *, freeze: bool = False
+        self,
+        x: Tensor,
+        tokens: Tensor | None,
+        sample_shape: tuple[int, ...],
+        *,
+        freeze: bool = False,
+        tiles: Tiles | None = None,
     ) -> Level:
-        h = self._call("encoder", x, tokens)
+        h = self._call("encoder", x, tokens, tiles=tiles)
         return self.sampler(h, sample_shape, log_joint=partial(self._log_joint, x, tokens, freeze=freeze))
 
-    def _decode(self, z: Tensor, tokens: Tensor | None, *, freeze: bool = False) -> Tensor:
-        for transform in self.transforms:
-            if getattr(transform, "always", False):
-                z, _ = transform(z, None)
-        if tuple(z.shape[z.ndim - len(self.latent_shape) :]) != self.latent_shape and not self.any_size:
-            raise ValueError(
-                f"vae.decode: {type(self.decoder).__name__} decodes latents of shape {self.latent_shape}, and one of "
-                f"the transforms made them {tuple(z.shape[z.ndim - len(self.latent_shape) :])}. Use networks that take "
-                "any size, such as 'kl_resnet', or a transform that keeps it: use('equivariance', least=1)."
-            )
+    def _decode(
+        self,
+        z: Tensor,
+        tokens: Tensor | None,
+        *,
+        size: Sequence[int] | None = None,
+        freeze: bool = False,
+        tiles: Tiles | None = None,
+    ) -> Tensor:
+        """y, in the data's `size` where that is given: what the encoder rounded a side up by is cut off."""
+        z, _ = self._transformed(z, None, always=True)
         folded, lead = fold(z, len(self.latent_shape))
         if tokens is not None and len(lead) > 1:
             tokens = tokens.expand(*lead, *tokens.shape[1:]).reshape(len(folded), *tokens.shape[1:])
-        y = self._call("decoder", folded, tokens, freeze=freeze)
+        size = tuple(size) if size is not None and self.any_size else None  # others have one size
+        y = self._call("decoder", folded, tokens, size=size, freeze=freeze, tiles=tiles)
+        y = y if size is None else checking.cut(self, y, size)
         return unfold(at_least_float32(y), lead)
 
-    def _call(self, stage: str, x: Tensor, tokens: Tensor | None, *, freeze: bool = False) -> Any:
+    def _call(
+        self,
+        stage: str,
+        x: Tensor,
+        tokens: Tensor | None,
+        *,
+        size: Sequence[int] | None = None,
+        freeze: bool = False,
+        tiles: Tiles | None = None,
+    ) -> Any:
         network = getattr(self, stage)
         weight = first_parameter(network)
         if weight is not None and weight.dtype != x.dtype:
             x = x.to(weight.dtype)
         given = (x, tokens) if tokens is not None and self._conditional[stage] else (x,)
-        return _pick(network, freeze)(*given)
+        sized = {"size": size} if size is not None and self._sized else {}
+        return (_pick(network, freeze) if tiles is None else partial(tiles, network))(*given, **sized)
 
     def _prior_of(self, level: Level, tokens: Tensor | None, *, freeze: bool = False) -> Distribution | None:
         """p(z) for latents of this level's size, which is another than the model's where the data's is."""
@@ -204,7 +233,8 @@ class VAE(nn.Module):
         self, x: Tensor, tokens: Tensor | None, z: Tensor, value: Tensor | None = None, *, freeze: bool = False
     ) -> Tensor:
         """log p(x, z), `(*n, b)` nats; `value` is what the prior is a density of, where that is not z."""
-        log_p_x = _pick(self.likelihood, freeze)(self._decode(z, tokens, freeze=freeze)).log_prob(x)
+        y = self._decode(z, tokens, size=x.shape[2:], freeze=freeze)
+        log_p_x = _pick(self.likelihood, freeze)(y).log_prob(x)
         return log_p_x + self._prior(tokens, freeze=freeze).log_prob(z if value is None else value)
 
     # -- using a model -------------------------------------------------------------------------------------------
@@ -232,13 +262,9 @@ class VAE(nn.Module):
         Raises:
             ValueError: where x does not fit the model, or its network can't be tiled.
         """
-        if tile is not None:
-            from vaekit.tiling import encode_tiled  # knows the networks
-
-            return encode_tiled(self, x, tile, _positive(n=n), exact=exact, cond=cond, memory=memory)
         x = self.check(x)
         tokens = self._embed(cond, len(x))
-        level = self._posterior(x, tokens, () if _positive(n=n) == 1 else (n,))
+        level = self._posterior(x, tokens, () if positive(n=n) == 1 else (n,), tiles=_tiles(tile, exact, memory))
         return replace(level, p=self._prior_of(level, tokens))
 
     def decode(
@@ -246,6 +272,7 @@ class VAE(nn.Module):
         z: Tensor,
         cond: Any = None,
         *,
+        size: Sequence[int] | None = None,
         tile: int | None = None,
         exact: bool = True,
         memory: int | None = None,
@@ -255,6 +282,9 @@ class VAE(nn.Module):
         Args:
             z: latents.
             cond: what the condition takes.
+            size: the data's spatial size, for models that take any (`any_size`) and data whose sides are no multiples
+                of the latent's; None for that of `input_shape` where z has the size that belongs to it, and for
+                multiples elsewhere.
             tile: latent pixels on a side that are decoded at a time, for large images, without a gradient; None for
                 all.
             exact: whether tiles give what the whole latent does; otherwise they overlap and are blended.
@@ -263,17 +293,16 @@ class VAE(nn.Module):
         Raises:
             ValueError: where z does not fit the model, or its network can't be tiled.
         """
-        if tile is not None:
-            from vaekit.tiling import decode_tiled  # knows the networks
+        return self._predict(z, cond, size, _tiles(tile, exact, memory)).mean
 
-            return decode_tiled(self, z, tile, exact=exact, cond=cond, memory=memory)
-        return self.predict(z, cond).mean
+    def predict(self, z: Tensor, cond: Any = None, *, size: Sequence[int] | None = None) -> Distribution:
+        """p(x|z), event shape `(*input_shape)`, batch shape `(*n, b)`; `size` as in `decode`."""
+        return self._predict(z, cond, size, None)
 
-    def predict(self, z: Tensor, cond: Any = None) -> Distribution:
-        """p(x|z), event shape `(*input_shape)`, batch shape `(*n, b)`."""
-        self._check_latent(z)
-        batch = z.shape[-len(self.latent_shape) - 1]
-        return self.likelihood_of(z, self._embed(cond, batch))
+    def _predict(self, z: Tensor, cond: Any, size: Sequence[int] | None, tiles: Tiles | None) -> Distribution:
+        checking.check_latent(self, z)
+        tokens = self._embed(cond, z.shape[-len(self.latent_shape) - 1])
+        return self.likelihood(self._decode(z, tokens, size=size, tiles=tiles))
 
     @torch.no_grad()
     def latents(self, x: Tensor, cond: Any = None, *, sample: bool = False) -> Tensor:
@@ -290,18 +319,24 @@ class VAE(nn.Module):
             return z if self.normalizer is None else self.normalizer(z)
 
     @torch.no_grad()
-    def decode_latents(self, z: Tensor, cond: Any = None) -> Tensor:
-        """The data of what `latents` gives, or of what a model of them made: the mean of p(x|z)."""
+    def decode_latents(self, z: Tensor, cond: Any = None, *, size: Sequence[int] | None = None) -> Tensor:
+        """The data of what `latents` gives, or of what a model of them made: the mean of p(x|z).
+
+        Args:
+            z: normalised latents, `(b, *latent_shape)`.
+            cond: what the condition takes.
+            size: as in `decode`.
+        """
         with evaluating(self):
             normalizer: Any = self.normalizer
-            return self.decode(z if normalizer is None else normalizer.inverse(z), cond)
+            return self.decode(z if normalizer is None else normalizer.inverse(z), cond, size=size)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, cond: Any = None, *, sample: bool = False) -> Tensor:
         """Data → latent → mean of p(x|z), `(b, *input_shape)`; through the mode of q(z|x) unless `sample`."""
         with evaluating(self):
             level = self.encode(x, cond=cond)
-            return self.decode(level.z if sample else level.mode, cond)
+            return self.decode(level.z if sample else level.mode, cond, size=x.shape[2:])
 
     @torch.no_grad()
     def sample(
@@ -315,8 +350,8 @@ class VAE(nn.Module):
             temperature: scales the spread of p(z); below 1 for typical, above 1 for unusual examples.
             generator: draws the seed, so that the global random state is left alone.
         """
-        with evaluating(self), _seeded(generator, self._device):
-            tokens = self._embed(cond, _positive(n=n))
+        with evaluating(self), seeded(generator, self.device):
+            tokens = self._embed(cond, positive(n=n))
             p = _tempered(self._prior(tokens), temperature)
             z = p.sample() if p.batch_shape == (n,) else p.sample((n,))
             sampler: Any = self.sampler
@@ -327,13 +362,6 @@ class VAE(nn.Module):
         """Whether data of other sizes than `input_shape` pass through: a map latent between networks that take them."""
         parts = (self.encoder, self.decoder)
         return len(self.latent_shape) > 1 and all(getattr(part, "any_size", False) for part in parts)
-
-    def _check_latent(self, z: Tensor) -> None:
-        dims, told = len(self.latent_shape), 1 if self.any_size else None
-        if z.ndim <= dims or tuple(z.shape[z.ndim - dims :])[:told] != self.latent_shape[:told]:
-            raise ValueError(
-                f"vae.decode: expected z of shape (…, b, {_shape(self.latent_shape)}), got {tuple(z.shape)}."
-            )
 
     @property
     def space(self) -> str:
@@ -354,17 +382,7 @@ class VAE(nn.Module):
             path: "linear" is straight, "slerp" goes along the sphere that keeps the distance to 0 (Shoemake, 1985);
                 None takes what fits the latent's space.
         """
-        path = path if path is not None else "slerp" if self.space == "sphere" else "linear"
-        if path not in ("linear", "slerp"):
-            raise ValueError(f"path: expected 'linear' or 'slerp', got {path!r}.")
-        if a.shape != b.shape:
-            raise ValueError(f"interpolate: expected a and b of one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
-        with evaluating(self):
-            start, end = self.encode(a, cond=cond).mode, self.encode(b, cond=cond).mode
-            t = torch.linspace(0, 1, _positive(steps=steps), device=start.device, dtype=start.dtype)
-            t = t.reshape(-1, *[1] * start.ndim)
-            z = torch.lerp(start, end, t) if path == "linear" else _slerp(start, end, t)
-            return self.decode(z, cond)
+        return walks.interpolate(self, a, b, steps, cond, path)
 
     @torch.no_grad()
     def traverse(
@@ -379,28 +397,91 @@ class VAE(nn.Module):
             span: how far to go.
             cond: what the condition takes.
         """
-        size = math.prod(self.latent_shape)
-        dims = range(min(10, size)) if dims is None else dims
-        if isinstance(dims, int):
-            raise ValueError(f"traverse: dims should be a sequence, such as [{dims}], got {dims!r}.")
-        if any(not 0 <= d < size for d in dims):
-            raise ValueError(f"traverse: dims {list(dims)} are not all in [0, {size}).")
-        with evaluating(self):
-            z = self.encode(x, cond=cond).mode
-            values = torch.linspace(-span, span, _positive(steps=steps), device=z.device, dtype=z.dtype)
-            moved = z.flatten(1).expand(len(dims), steps, len(z), size).clone()
-            moved.scatter_(
-                3,
-                torch.as_tensor(dims, device=z.device).reshape(-1, 1, 1, 1).expand(-1, steps, len(z), 1),
-                values.reshape(1, -1, 1, 1).expand(len(dims), -1, len(z), 1),
-            )
-            return self.decode(moved.reshape(len(dims), steps, *z.shape), cond)
+        return walks.traverse(self, x, dims, steps, span, cond)
+
+    @torch.no_grad()
+    def augment(
+        self,
+        x: Tensor,
+        n: int = 1,
+        strength: float = 1.0,
+        cond: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """New variants of given examples, `(b, *input_shape)` for one each and `(n, b, *input_shape)` for more.
+
+        The mean of p(x|z) at z = mode + strength (draw - mode), for draws of q(z|x): on the sphere and in the ball
+        along the shortest way, codes one by one.
+
+        Args:
+            x: data, `(b, *input_shape)`.
+            n: variants of each example.
+            strength: 0 for reconstructions, 1 for draws of q(z|x), more for wider variants; of codes 1 at most.
+            cond: what the condition takes; variants keep it.
+            generator: draws the seed, so that the global random state is left alone.
+
+        Raises:
+            ValueError: where the model's sampler gives a point, which has no variants, or the strength is out of range.
+
+        Example:
+            >>> import torch, vaekit
+            >>> vae = vaekit.build("mlp", latent=2, input_shape=(1, 8, 8))
+            >>> vae.augment(torch.rand(5, 1, 8, 8), n=3, strength=2.0).shape
+            torch.Size([3, 5, 1, 8, 8])
+        """
+        return walks.augment(self, x, n, strength, cond, generator)
+
+    @torch.no_grad()
+    def impute(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        kind: Literal["importance", "gibbs"] = "importance",
+        *,
+        n: int = 1000,
+        cond: Any = None,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """x with its missing values filled in by the model, given the known ones: `(b, *input_shape)`.
+
+        "importance" estimates E[x_missing | x_known] by n draws of q(z|x), weighed by p(x_known|z) p(z) / q(z|x), and
+        becomes exact as n grows. "gibbs" draws z and the missing values in turn, n times, and is right where q(z|x) is
+        the model's own posterior; it needs no densities, and comes far where little is known.
+
+        Args:
+            x: data, `(b, *input_shape)`. What stands at missing places is where the encoder starts; NaN becomes the
+                middle of the data range.
+            mask: True where x is known; its shape expands to x's.
+            kind: "importance" or "gibbs".
+            n: draws, or rounds.
+            cond: what the condition takes.
+            sample: one draw of p(x_missing | x_known) in place of its mean.
+            generator: draws the seed, so that the global random state is left alone.
+
+        Raises:
+            ValueError: where x does not fit the model, the mask does not fit x, or the model lacks a density.
+
+        References:
+            MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen, 2019),
+            https://arxiv.org/abs/1812.02633; Stochastic Backpropagation and Approximate Inference in Deep Generative
+            Models (Rezende et al., 2014; "gibbs"), https://arxiv.org/abs/1401.4082
+
+        Example:
+            >>> import torch, vaekit
+            >>> vae = vaekit.build("mlp", latent=2, input_shape=(1, 8, 8))
+            >>> x, mask = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8) < 0.7
+            >>> filled = vae.impute(x.where(mask, torch.nan), mask, n=100)
+            >>> bool((filled == x)[mask].all() and filled.isfinite().all())
+            True
+        """
+        return imputation.impute(self, x, mask, kind, n, cond, sample, generator)
 
     # -- bounds --------------------------------------------------------------------------------------------------
 
     def elbo(self, x: Tensor, n: int = 1, cond: Any = None) -> Tensor:
         """E_q[log p(x|z) + log p(z) - log q(z|x)] over n draws, (b,) nats: a lower bound on log p(x)."""
-        return self(x, cond, (_positive(n=n),)).log_weight().mean(0)
+        return self(x, cond, (positive(n=n),)).log_weight().mean(0)
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, n: int = 1000, cond: Any = None, *, chunk: int | None = None) -> Tensor:
@@ -418,21 +499,44 @@ class VAE(nn.Module):
         References:
             Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
         """
-        x = self.check(x)
-        tokens = self._embed(cond, len(x))
-        prior = self._prior(tokens)
-        h = self._call("encoder", x, tokens)
-        chunk = max(1, 4096 // max(len(x), 1)) if chunk is None else _positive(chunk=chunk)
-        total = None
-        for start in range(0, _positive(n=n), chunk):
-            draws = min(chunk, n - start)
-            level = self.sampler(h, (draws,), log_joint=partial(self._log_joint, x, tokens))
-            y = self._decode(level.z, tokens)
-            out = Output(x, y, self.likelihood(y), (replace(level, p=prior),), cond, tokens, self)
-            part = out.log_weight().logsumexp(0)
-            total = part if total is None else torch.logaddexp(total, part)
-        assert total is not None
-        return total - math.log(n)
+        return bounds.log_prob(self, x, n, cond, chunk)
+
+    def score(
+        self,
+        x: Tensor,
+        kind: Literal["elbo", "reconstruction", "likelihood_ratio", "mahalanobis"] = "elbo",
+        *,
+        reference: nn.Module | None = None,
+        n: int = 16,
+        cond: Any = None,
+        seed: int = 0,
+        chunk: int = 4096,
+    ) -> Tensor:
+        """How usual each example is, (b,): small numbers tell anomalies. See `vaekit.scoring`.
+
+        Args:
+            x: data, `(b, *input_shape)`.
+            kind: "elbo", "reconstruction" (log p(x|z) at the mode), "likelihood_ratio" (the ELBO less that of a
+                background model) or "mahalanobis" (distance in z from usual data).
+            reference: what the last two compare with: a `VAE` trained on `scoring.perturb(x)`, or
+                `scoring.statistics(vae, usual)`.
+            n: draws of z per example, for "elbo" and "likelihood_ratio".
+            cond: what the condition takes.
+            seed: of these draws, the same ones for every example.
+            chunk: examples times draws that are decoded at a time.
+
+        Raises:
+            ValueError: where there is no such kind, its reference is missing, or the model has no density for it.
+
+        Example:
+            >>> import torch, vaekit
+            >>> vae = vaekit.build("mlp", latent=2, input_shape=(1, 8, 8))
+            >>> vae.score(torch.rand(5, 1, 8, 8)).shape
+            torch.Size([5])
+        """
+        from vaekit import scoring  # knows the class VAE
+
+        return scoring.score(self, x, kind, reference=reference, n=n, cond=cond, seed=seed, chunk=chunk)
 
     # -- after training ------------------------------------------------------------------------------------------
 
@@ -457,24 +561,10 @@ class VAE(nn.Module):
         Returns:
             The model itself.
         """
-        spec = as_spec("prior", name, "fit_prior")
-        spec = spec.replace(**args) if isinstance(spec, Spec) else spec
-        check_space(self.sampler, spec, "fit_prior")
-        prior = make("prior", spec, self._prior_wiring(), "fit_prior")
-        if not isinstance(prior, FittedPrior):
-            raise TypeError(f"prior {name!r} has no `fit`: give it to vaekit.build, as prior=.")
-        with evaluating(self):
-            latents = [level.value for level in self._levels(data, batch_size)]
-        if not latents:
-            raise ValueError("fit_prior: data is empty.")
-        values, weight = torch.cat(latents), first_parameter(self)
-        if values.is_floating_point() and not torch.isfinite(values).all():
-            raise ValueError("fit_prior: the latents hold NaN or infinite values. Look at what the encoder gives.")
-        (prior if weight is None else prior.to(weight)).fit(values)
-        self.prior = prior
-        self.spec = self.spec.replace(prior=spec) if self.spec is not None else None
+        latent_fits.fit_prior(self, name, data, batch_size, args)
         return self
 
+    @torch.no_grad()
     def fit_normalizer(self, data: Any, *, batch_size: int = 512) -> "VAE":
         """Fit the normalizer to the latents of `data`, in one pass; it is saved with the model.
 
@@ -489,17 +579,8 @@ class VAE(nn.Module):
         Returns:
             The model itself.
         """
-        normalizer: Any = self.normalizer
-        if normalizer is None:
-            raise TypeError("fit_normalizer: the model has none. Build it with normalizer='channel_stats'.")
-        with evaluating(self), torch.no_grad():
-            normalizer.fit(level.mode for level in self._levels(data, batch_size))
+        latent_fits.fit_normalizer(self, data, batch_size)
         return self
-
-    def _levels(self, data: Any, batch_size: int) -> Iterator[Level]:
-        """q(z|x) of all data, batch by batch."""
-        for x, label in _batches(data, batch_size, self._device, self.condition is not None, self.input_shape):
-            yield self._posterior(self.check(x), self._embed(label, len(x)), ())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `spec.json` and `model.safetensors` into `folder`, each whole or not at all; `vaekit.load` reads them.
@@ -526,37 +607,7 @@ class VAE(nn.Module):
             raise ValueError(
                 "vae: was made from modules without a spec, so it can't be written down. Use vaekit.build."
             )
-        args = dict(self.spec.args)
-        for slot, part in args.items():
-            if isinstance(part, Spec):
-                refuse_passing_names(slot, part.name, f"vae.{slot}")
-            elif isinstance(part, nn.Module):
-                args[slot] = written(slot, part, self.wired.get(slot, {}), f"vae.{slot}")
-        if "transforms" in args:
-            args["transforms"] = tuple(
-                written("transform", each, self.wired.get("loss", {}), f"vae.transforms[{i}]")
-                if isinstance(each, nn.Module)
-                else each
-                for i, each in enumerate(args["transforms"])
-            )
-        args["loss"] = tuple(self._written_term(i, each) for i, each in enumerate(args["loss"]))
-        return Spec(self.spec.kind, self.spec.name, args)
-
-    def _written_term(self, i: int, each: Spec) -> Spec:
-        args = dict(each.args)
-        module, weight = args.pop("module", None), args.get("weight")
-        refuse_passing_names("loss", each.name, f"vae.loss[{i}]")
-        if isinstance(weight, nn.Module):
-            args["weight"] = written("weight", weight, {}, f"vae.loss[{i}].weight")
-        if module is None:
-            return Spec(each.kind, each.name, args)
-        loss = written("loss", module, self.wired.get("loss", {}), f"vae.loss[{i}]")
-        return Spec(each.kind, loss.name, {**args, **loss.args})
-
-    def _prior_wiring(self) -> dict[str, Any]:
-        cond_dim = getattr(self.condition, "dim", 0)
-        shapes = {"latent_shape": self.latent_shape, "input_shape": self.input_shape, "data_range": self.data_range}
-        return {**shapes, "cond_dim": cond_dim, "in_channels": self.latent_shape[0], **latent_wiring(self.sampler)}
+        return write_down(self.spec, self.wired)
 
     # -- looking at a model --------------------------------------------------------------------------------------
 
@@ -564,11 +615,10 @@ class VAE(nn.Module):
         return draw(self)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
         weight = first_parameter(self)
         return weight.device if weight is not None else torch.device("cpu")
-
-    # -- bad input -----------------------------------------------------------------------------------------------
 
     def check(self, x: Tensor) -> Tensor:
         """x in the model's precision, or an error that says what is wrong with it.
@@ -579,95 +629,10 @@ class VAE(nn.Module):
         Raises:
             ValueError: where x does not fit the model.
         """
-        if not isinstance(x, Tensor):
-            hint = "Use torch.as_tensor(x)." if hasattr(x, "__array__") else "Give the data alone, as torch.Tensor."
-            raise ValueError(f"vae: expected a tensor, got {type(x).__name__}. {hint}")
-        if tuple(x.shape[1:]) != self.input_shape and not (
-            self.any_size and x.ndim == len(self.input_shape) + 1 and x.shape[1] == self.input_shape[0]
-        ):
-            raise ValueError(self._wrong_shape(x))
-        if len(x) == 0:
-            raise ValueError("vae: the batch is empty.")
-        if not x.is_floating_point():
-            hint = "x.float() / 255" if x.dtype == torch.uint8 and self.data_range == (0.0, 1.0) else "x.float()"
-            raise ValueError(f"vae: expected floating-point data in {self._range}, got {x.dtype}. Use {hint}.")
-        weight = first_parameter(self)
-        if weight is not None:
-            if weight.device != x.device:
-                raise ValueError(
-                    f"vae: x is on {x.device} and the model on {weight.device}. Use x.to('{weight.device}')."
-                )
-            x = x.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
-        self._check_values(x)
-        return x
+        return checking.check(self, x)
 
     def _check_values(self, x: Tensor) -> None:
-        # every batch on the CPU, where looking is cheap; elsewhere the first one, since looking waits for the device
-        if torch.compiler.is_compiling() or x.device.type == "meta" or x.numel() == 0:
-            return
-        if x.device.type != "cpu":
-            if x.device.type in self._checked_on:
-                return
-            self._checked_on.add(x.device.type)
-        low, high = (float(v) for v in torch.aminmax(x.detach()))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-            shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-            raise ValueError(f"vae: x holds NaN or infinite values, in example {shown} of the batch. Clean the data.")
-        smallest = getattr(self.likelihood, "least", None)
-        if smallest is not None and low < smallest:
-            raise ValueError(
-                f"vae: x has values down to {low:.4g}, and {type(self.likelihood).__name__} is for data of at least "
-                f"{smallest:g}. Give counts, or use another likelihood."
-            )
-        if self.data_range is not None:
-            least, most = self.data_range
-            slack = 1e-3 * (most - least)  # rounding of a resize, or of half precision
-            if low < least - slack or high > most + slack:
-                raise ValueError(
-                    f"vae: x has values from {low:.4g} to {high:.4g}, and the model was built for data in "
-                    f"{self._range}. Scale x, or build with the data_range that the data have, None for "
-                    "unbounded data."
-                )
-
-    def _wrong_shape(self, x: Tensor) -> str:
-        expected = f"vae: expected x of shape (b, {_shape(self.input_shape)}), got {tuple(x.shape)}."
-        if tuple(x.shape) == self.input_shape:
-            return f"{expected} The batch dimension is missing: use x[None]."
-        if self.input_shape[0] == 1 and tuple(x.shape[1:]) == self.input_shape[1:]:
-            return f"{expected} The channel dimension is missing: use x[:, None]."
-        if x.ndim == len(self.input_shape) + 1 and x.shape[2:] == self.input_shape[1:]:
-            return (
-                f"{expected} It has {x.shape[1]} channels in place of {self.input_shape[0]}: build with "
-                f"input_shape=({x.shape[1]}, …) or convert the data."
-            )
-        if x.ndim == len(self.input_shape) + 1 and (x.shape[-1], *x.shape[1:-1]) == self.input_shape:
-            return f"{expected} The channels come last: use x.movedim(-1, 1)."
-        return f"{expected} Resize the data, or build with input_shape={tuple(x.shape[1:])}."
-
-    @property
-    def _range(self) -> str:
-        return "any range" if self.data_range is None else f"[{self.data_range[0]:g}, {self.data_range[1]:g}]"
-
-
-def _batches(
-    data: Any, size: int, device: torch.device, labelled: bool, shape: tuple[int, ...]
-) -> Iterator[tuple[Tensor, Any]]:
-    """(x, label) on the device, labels only where they are wanted; empty batches are left out."""
-    if isinstance(data, Tensor):
-        data = data.split(size)
-    elif (
-        isinstance(data, tuple)
-        and len(data) == 2
-        and all(isinstance(each, Tensor) for each in data)
-        and tuple(data[1].shape[1:]) != shape  # else two batches of data
-    ):
-        data = zip(*(each.split(size) for each in data), strict=True)
-    for batch in data:
-        x, *rest = (batch,) if isinstance(batch, Tensor) else batch
-        if len(x):
-            label = rest[0] if labelled and rest else None
-            yield x.to(device), label.to(device) if isinstance(label, Tensor) else label
+        checking.check_values(self, x)
 
 
 def _pick(module: nn.Module, freeze: bool) -> Callable[..., Any]:
@@ -675,51 +640,12 @@ def _pick(module: nn.Module, freeze: bool) -> Callable[..., Any]:
     return partial(frozen, module) if freeze else module
 
 
-def first_parameter(module: nn.Module) -> Tensor | None:
-    """The first parameter that a module holds: its device and precision stand for the module's.
+def _tiles(tile: int | None, exact: bool, memory: int | None) -> Tiles | None:
+    if tile is None:
+        return None
+    from vaekit.tiling import in_tiles  # knows the networks
 
-    `next(module.parameters())` walks and remembers the whole tree first, which shows in a small model's step.
-    """
-    for parameter in module._parameters.values():
-        if parameter is not None:
-            return parameter
-    for child in module._modules.values():
-        if child is not None and (found := first_parameter(child)) is not None:
-            return found
-    return None
-
-
-def takes_tokens(network: nn.Module) -> bool:
-    """Whether a network's forward has room for the condition's tokens beside x or z."""
-    parameters = inspect.signature(network.forward).parameters.values()
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 2
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, and each submodule's own mode again after it."""
-    modes = [(m, m.training) for m in module.modules() if m.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-
-
-@contextmanager
-def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Draw from a seed of `generator`, and leave the global random state as it was.
-
-    torch.distributions take no generator, so its state is put under the global one for a moment.
-    """
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    return in_tiles(tile, exact=exact, memory=memory)
 
 
 def _tempered(p: Distribution, temperature: float) -> Distribution:
@@ -735,24 +661,3 @@ def _tempered(p: Distribution, temperature: float) -> Distribution:
         base = Normal(p.base_dist.loc, p.base_dist.scale * temperature, validate_args=False)
         return Independent(base, p.reinterpreted_batch_ndims, validate_args=False)
     raise ValueError(f"temperature: {type(p).__name__} has no scale to change. Leave temperature=1.")
-
-
-def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Spherical interpolation of whole latents; nearly parallel ones are interpolated straight."""
-    dims = tuple(range(1, a.ndim))
-    norm_a, norm_b = (torch.linalg.vector_norm(v, dim=dims, keepdim=True).clamp_min(1e-12) for v in (a, b))
-    angle = ((a / norm_a) * (b / norm_b)).sum(dims, keepdim=True).clamp(-1, 1).acos()
-    sine = angle.sin()
-    curved = ((1 - t) * angle).sin() / sine * a + (t * angle).sin() / sine * b
-    return torch.where(sine < 1e-4, torch.lerp(a, b, t), curved)
-
-
-def _positive(**given: int) -> int:
-    ((name, value),) = given.items()
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
-    return value
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape))

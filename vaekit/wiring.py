@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vaekit.kinds import Part
-from vaekit.registry import UnknownName, parameters, registries
+from vaekit.registry import UnknownArgument, UnknownName, parameters, registries
 from vaekit.spec import Spec, handed, use
 
 
@@ -93,11 +93,19 @@ def make(kind: str, spec: "Spec | nn.Module", wired: Mapping[str, Any], path: st
         module = target(**{**wired, **spec.args})
     except ImportError:
         raise
+    except (UnknownName, UnknownArgument) as error:  # of a part inside the part
+        raise type(error)(_joined(path, error, spec)) from None
     except (ValueError, TypeError) as error:
-        raise BuildError(f"{path}: {error}") from error
+        raise BuildError(_joined(path, error, spec)) from error
     if not isinstance(module, nn.Module):
         raise BuildError(f"{path}: {spec.name!r} gives {type(module).__name__}, which is no torch.nn.Module.")
     return module
+
+
+def _joined(path: str, error: Exception, spec: Spec) -> str:
+    """A message with the path before it: "vae.loss[1].critic: …" where an argument that is a part of its own failed."""
+    named = isinstance(spec.args.get(str(error).partition(":")[0]), Spec)
+    return f"{path}{'.' if named else ': '}{error}"
 
 
 def written(kind: str, module: nn.Module, wired: Mapping[str, Any], path: str) -> Spec:
@@ -144,6 +152,49 @@ def refuse_passing_names(kind: str, name: str, path: str) -> None:
         )
 
 
+def write_down(spec: Spec, wired: Mapping[str, Mapping[str, Any]]) -> Spec:
+    """A whole model's spec with every built module written down by name.
+
+    Args:
+        spec: what the model was built from.
+        wired: what each slot's constructor was wired with; "loss" stands for losses and transforms.
+
+    Raises:
+        BuildError: where a slot holds what names can't say.
+    """
+    args = dict(spec.args)
+    for slot, part in args.items():
+        if isinstance(part, (Spec, nn.Module)):
+            args[slot] = _named(slot, part, wired.get(slot, {}), f"vae.{slot}")
+    shared = wired.get("loss", {})
+    if "transforms" in args:
+        args["transforms"] = tuple(
+            _named("transform", each, shared, f"vae.transforms[{i}]") for i, each in enumerate(args["transforms"])
+        )
+    args["loss"] = tuple(_named_term(each, shared, f"vae.loss[{i}]") for i, each in enumerate(args["loss"]))
+    return Spec(spec.kind, spec.name, args)
+
+
+def _named(kind: str, part: "Spec | nn.Module", wired: Mapping[str, Any], path: str) -> Spec:
+    """What stands in a slot, by name: a module is written down, and a class that would not be found again refused."""
+    if isinstance(part, nn.Module):
+        return written(kind, part, wired, path)
+    refuse_passing_names(kind, part.name, path)
+    return part
+
+
+def _named_term(each: Spec, wired: Mapping[str, Any], path: str) -> Spec:
+    args = dict(each.args)
+    loss = args.pop("module", None)
+    if isinstance(args.get("weight"), (Spec, nn.Module)):
+        args["weight"] = _named("weight", args["weight"], {}, f"{path}.weight")
+    if loss is None:
+        refuse_passing_names("loss", each.name, path)
+        return Spec(each.kind, each.name, args)
+    loss = written("loss", loss, wired, path)
+    return Spec(each.kind, loss.name, {**args, **loss.args})
+
+
 def tensors(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and type of every tensor in a module's state."""
     return {key: (tuple(value.shape), value.dtype) for key, value in module.state_dict().items()}
@@ -185,6 +236,31 @@ _SPACES = {
     "codes": "codes",
     "mixed": "numbers and codes together",
 }
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """The first parameter that a module holds: its device and precision stand for the module's.
+
+    `next(module.parameters())` walks and remembers the whole tree first, which shows in a small model's step.
+    """
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for child in module._modules.values():
+        if child is not None and (found := first_parameter(child)) is not None:
+            return found
+    return None
+
+
+def takes(network: nn.Module, name: str) -> bool:
+    """Whether a network's forward has an argument of this name."""
+    return name in inspect.signature(network.forward).parameters
+
+
+def takes_tokens(network: nn.Module) -> bool:
+    """Whether a network's forward has room for the condition's tokens beside x or z."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 2
 
 
 def tuple_or(value: Any) -> Any:

@@ -7,13 +7,6 @@ import pytest
 import torch
 
 import vaekit
-import vaekit.discriminators.conditional_patchgan
-import vaekit.discriminators.latent_mlp
-import vaekit.discriminators.multiscale_patchgan
-import vaekit.discriminators.patchgan
-import vaekit.discriminators.stylegan2
-import vaekit.discriminators.unet
-import vaekit.discriminators.vqgan_plus  # noqa: F401 — registers it
 from vaekit.layers.adversarial import LeCam, critic_loss, generator_loss
 from vaekit.layers.augment import DiffAugment
 

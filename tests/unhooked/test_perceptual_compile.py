@@ -7,10 +7,6 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
-import vaekit.losses.dists
-import vaekit.losses.lpips
-import vaekit.losses.perceptual
-import vaekit.losses.style  # noqa: F401 — registers
 from vaekit import build, term
 from vaekit.objective import TrainStep
 

@@ -7,10 +7,6 @@ import pytest
 import torch
 
 import vaekit
-import vaekit.decoders.dc
-import vaekit.decoders.tiny
-import vaekit.encoders.dc
-import vaekit.encoders.tiny  # noqa: F401
 from vaekit.objective import TrainStep
 from vaekit.spec import use
 

@@ -4,13 +4,6 @@ import pytest
 import torch
 
 import vaekit
-import vaekit.decoders.latent_query_vit
-import vaekit.decoders.perceiver
-import vaekit.decoders.vit
-import vaekit.encoders.latent_query_vit
-import vaekit.encoders.perceiver
-import vaekit.encoders.vit
-import vaekit.recipes.transformers  # noqa: F401
 from vaekit.objective import TrainStep
 
 TINY = {"width": 16, "depth": 1, "heads": 2}

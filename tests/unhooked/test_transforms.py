@@ -4,9 +4,6 @@ import pytest
 import torch
 
 import vaekit
-import vaekit.losses.focal_frequency
-import vaekit.losses.gradient
-import vaekit.losses.wavelet  # noqa: F401
 from vaekit import term
 from vaekit.objective import TrainStep
 

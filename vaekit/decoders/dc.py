@@ -126,11 +126,13 @@ class DCDecoder(Decoder):
             else Up(last, out_shape[0], up_type, shortcut=False)
         )
 
-    def forward(self, z: Float[Tensor, "b *latent"]) -> Float[Tensor, "b c h w"]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, z: Float[Tensor, "b *latent"], *, size: Sequence[int] | None = None
+    ) -> Float[Tensor, "b c h w"]:
         y = self.conv_in(z)
         if self.in_shortcut:
             y = y + repeated(z, y.shape[1])
         for level in reversed(self.levels):
             for block in cast(nn.ModuleList, level):
                 y = recomputed(block, y) if self.checkpoint else block(y)
-        return cut(self.conv_out(self.act(self.norm(y))), z, self.out_shape, self.stride)
+        return cut(self.conv_out(self.act(self.norm(y))), z, self.out_shape, self.stride, size)

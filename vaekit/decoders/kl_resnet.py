@@ -111,11 +111,13 @@ class KLResNetDecoder(Decoder):
         self.norm = norm_layer(norm, widths[0], groups, z_channels)
         self.conv_out = nn.Conv2d(widths[0], out_shape[0] * patch**2, 3, padding=1)
 
-    def forward(self, z: Float[Tensor, "b *latent"]) -> Float[Tensor, "b c h w"]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, z: Float[Tensor, "b *latent"], *, size: Sequence[int] | None = None
+    ) -> Float[Tensor, "b c h w"]:
         seen, spare = z if self.spatial else None, self.checkpoint
         y = z if self.post_quant_conv is None else self.post_quant_conv(z)
         y = self.middle(laid_out(self.conv_in(y)), seen, spare=spare)
         for level in self.levels:
             y = cast(Level, level)(y, seen, spare=spare)
         y = inverse_haar(self.conv_out(activated(self.norm, y, seen)), self.patch, means=True)
-        return cut(y, z, self.out_shape, self.stride).contiguous()
+        return cut(y, z, self.out_shape, self.stride, size).contiguous()

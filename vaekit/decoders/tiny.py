@@ -81,8 +81,10 @@ class TinyDecoder(Decoder):
                 layers += [nn.Upsample(scale_factor=2), conv3(widths[i], widths[i - 1], bias=False)]
         self.layers = nn.Sequential(*layers, conv3(widths[0], out_shape[0]))
 
-    def forward(self, z: Float[Tensor, "b *latent"]) -> Float[Tensor, "b c h w"]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, z: Float[Tensor, "b *latent"], *, size: Sequence[int] | None = None
+    ) -> Float[Tensor, "b c h w"]:
         y = self.bound(z)
         for layer in self.layers:
             y = recomputed(layer, y) if self.checkpoint and isinstance(layer, TinyBlock) else layer(y)
-        return cut(from_unit(y, self.data_range), z, self.out_shape, self.stride)
+        return cut(from_unit(y, self.data_range), z, self.out_shape, self.stride, size)

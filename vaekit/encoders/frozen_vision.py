@@ -50,6 +50,7 @@ class FrozenVisionEncoder(Encoder):
 
     ranks = (2,)
     any_size = True
+    overcomplete = True  # the features of large models are wider than their images
 
     def __init__(
         self,

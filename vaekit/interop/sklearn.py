@@ -34,18 +34,34 @@ DataRange = tuple[float, float] | None
 
 
 class _Scaled:
-    """Between the matrix that scikit-learn hands over and the tensor that a model takes."""
+    """The settings of both, and the way between the matrix that scikit-learn hands over and a model's tensor."""
 
-    recipe: Any
-    latent: Any
-    input_shape: Any
-    data_range: Any
-    epochs: int
-    batch_size: int
-    lr: float
-    device: Any
-    model_args: Any
-    random_state: Any
+    def __init__(
+        self,
+        recipe: Any = "vae",
+        *,
+        latent: int | Sequence[int] = 2,
+        input_shape: Sequence[int] | None = None,
+        data_range: DataRange = None,
+        epochs: int = 20,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        draws: int = 16,
+        device: str | torch.device = "cpu",
+        model_args: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.recipe = recipe
+        self.latent = latent
+        self.input_shape = input_shape
+        self.data_range = data_range
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.draws = draws
+        self.device = device
+        self.model_args = model_args
+        self.random_state = random_state
 
     def _fit_scale(self, X: np.ndarray) -> None:
         """Mean and scale of each feature; where the data have a range, they stay as they are."""
@@ -138,33 +154,6 @@ class VAETransformer(_Scaled, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         >>> VAETransformer(latent=2, epochs=2, random_state=0).fit_transform(X).shape
         (200, 2)
     """
-
-    def __init__(
-        self,
-        recipe: Any = "vae",
-        *,
-        latent: int | Sequence[int] = 2,
-        input_shape: Sequence[int] | None = None,
-        data_range: DataRange = None,
-        epochs: int = 20,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        draws: int = 16,
-        device: str | torch.device = "cpu",
-        model_args: Mapping[str, Any] | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.recipe = recipe
-        self.latent = latent
-        self.input_shape = input_shape
-        self.data_range = data_range
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.draws = draws
-        self.device = device
-        self.model_args = model_args
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "VAETransformer":
         """Train a model on X (n, features); y is not looked at."""
@@ -285,20 +274,22 @@ class VAEAnomalyDetector(_Scaled, OutlierMixin, BaseEstimator):
         model_args: Mapping[str, Any] | None = None,
         random_state: Any = None,
     ) -> None:
+        super().__init__(
+            recipe,
+            latent=latent,
+            input_shape=input_shape,
+            data_range=data_range,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            draws=draws,
+            device=device,
+            model_args=model_args,
+            random_state=random_state,
+        )
         self.kind = kind
         self.contamination = contamination
-        self.recipe = recipe
-        self.latent = latent
-        self.input_shape = input_shape
-        self.data_range = data_range
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.draws = draws
         self.rate = rate
-        self.device = device
-        self.model_args = model_args
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "VAEAnomalyDetector":
         """Train on X (n, features), in which outliers should be few; y is not looked at."""

@@ -70,6 +70,8 @@ class Codebook(nn.Module):
             raise ValueError(f"init: expected 'normal' or 'data', got {init!r}.")
         self.size, self.learn, self.init, self.normalize = size, learn, init, normalize
         self.decay, self.restart = decay, restart
+        #: whether the batch at hand counts: a process that has no example left goes on with one that does not
+        self.counts = True
         weight = torch.randn(books, size, dim)
         if learn == "gradient":
             self.weight = nn.Parameter(weight)
@@ -119,12 +121,12 @@ class Codebook(nn.Module):
             return
         rows, index = x.transpose(0, 1).flatten(1, 2), index.transpose(0, 1).flatten(1)
         n = torch.zeros_like(self.count, dtype=x.dtype).scatter_add_(1, index, torch.ones_like(rows[..., 0]))
-        n = _over_processes(n)
+        n = _over_processes(n * self.counts)
         even = n.sum(1, keepdim=True) / self.size
         self.count.lerp_((n / even).to(self.count.dtype), 1 - self.decay)
         if self.learn == "ema":
             total = torch.zeros_like(self.sums, dtype=x.dtype)
-            total = _over_processes(total.scatter_add_(1, index[..., None].expand_as(rows), rows))
+            total = _over_processes(total.scatter_add_(1, index[..., None].expand_as(rows), rows) * self.counts)
             self.sums.lerp_((total / even[..., None]).to(self.sums.dtype), 1 - self.decay)
             count = self.count[..., None]
             # what was unused for thousands of steps has underflown, and stays where it is

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vaekit.kinds import discriminator
 from vaekit.layers.frozen import frozen
-from vaekit.registry import parameters
+from vaekit.registry import UnknownName, parameters
 from vaekit.spec import Spec
 
 
@@ -18,18 +18,27 @@ def make_critic(critic: "str | Spec | nn.Module", in_shape: Sequence[int], **arg
 
     `args` are for those that take them, and give way to the user's own.
 
+    Messages begin with "critic: ", which `wiring.make` joins to the loss's own path.
+
     Raises:
         UnknownName: where no discriminator has the name.
         UnknownArgument: where it does not take an argument of the user's, or lacks one.
+        ValueError: where it refuses its arguments.
     """
     if isinstance(critic, nn.Module):
         return critic
     spec = Spec("discriminator", critic) if isinstance(critic, str) else critic
-    target: Any = discriminator[spec.name]
+    try:
+        target: Any = discriminator[spec.name]
+    except UnknownName as error:
+        raise UnknownName(f"critic: {error}") from None
     wired = {"in_shape": tuple(in_shape), "in_channels": in_shape[0], "cond_dim": 0, **args}
     wired = {name: value for name, value in wired.items() if name in parameters(target) and name not in spec.args}
-    discriminator.check_arguments(target, spec.args, f"critic {spec.name!r}", wired=wired)
-    return target(**wired, **spec.args)
+    discriminator.check_arguments(target, spec.args, "critic", wired=wired)
+    try:
+        return target(**wired, **spec.args)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"critic: {error}") from error
 
 
 def judge(critic: nn.Module, x: Tensor, *, freeze: bool = False) -> Tensor:

@@ -11,7 +11,8 @@ PATIENCE = 1.5
 def unanswered(url: str) -> str | None:
     """Why nothing answers at an address, or None where something does, within `PATIENCE` seconds.
 
-    In a thread, since looking up a host's name has no time limit of its own.
+    Any answer counts, also one that says no: the download itself then tells what is wrong. In a thread, since looking
+    up a host's name has no time limit of its own.
     """
     told: list[str | None] = []
 
@@ -19,8 +20,8 @@ def unanswered(url: str) -> str | None:
         try:
             urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
             told.append(None)
-        except HTTPError as error:
-            told.append(str(error))
+        except HTTPError:
+            told.append(None)
         except Exception as error:
             told.append(f"{url}: {error}")
 

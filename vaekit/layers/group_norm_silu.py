@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from vaekit.layers.group_statistics import group_norm
+from vaekit.layers.group_statistics import errs, group_norm, in_bands, normalised
 
 
 def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
@@ -25,7 +25,7 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "b c *s"]) -> Float[Ten
 
 
 def normalised_groups(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """norm(x); without a gradient, also where torch errs by 1.6 %, on large channels-last maps on the CPU."""
+    """norm(x); without a gradient, also where torch errs, on large channels-last maps on the CPU."""
     if x.ndim != 4:
         return norm(x)
     return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
@@ -45,7 +45,11 @@ class _GroupNormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         b, c = x.shape[:2]
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, x[0, 0].numel(), groups, eps)
+        if errs(x):  # as fast as torch's own, since one band at a time is in the cache
+            of = in_bands(x, groups)
+            y, mean, rstd = normalised(x, of, weight, bias, eps), of.mean.to(x), (of.variance + eps).rsqrt().to(x)
+        else:
+            y, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, x[0, 0].numel(), groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups, ctx.eps = groups, eps
         return F.silu(y, inplace=True)

@@ -189,20 +189,7 @@ class Middle(nn.Module):
 
 def run(part: nn.Module, x: Tensor, z: Tensor | None, *, spare: bool) -> Tensor:
     """part(x, z); with `spare`, its maps are computed again for the gradient in place of being kept."""
-    if not spare:
-        return part(x, z)
-    return recomputed(part if z is None else _Reading(part, z), x)
-
-
-class _Reading(nn.Module):
-    """A part that reads this latent, as a module of x alone."""
-
-    def __init__(self, part: nn.Module, z: Tensor) -> None:
-        super().__init__()
-        self.part, self.z = part, z
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        return self.part(x, self.z)
+    return recomputed(part, x, z) if spare else part(x, z)
 
 
 def laid_out(x: Tensor) -> Tensor:

@@ -11,23 +11,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(part: nn.Module, x: Tensor) -> Tensor:
-    """`part(x)`, whose inner maps are computed again for the gradient in place of being kept.
+def recomputed(part: nn.Module, *given: Tensor | None) -> Tensor:
+    """`part(*given)`, whose inner maps are computed again for the gradient in place of being kept.
 
     The second pass sees the very weights of the first, also where those were put in place for one call (a frozen
     network), and batch norms count each batch once.
     """
     if not torch.is_grad_enabled():
-        return part(x)
+        return part(*given)
     # compiled, the second pass leaves buffers alone by itself
     norms = [m for m in part.modules() if isinstance(m, _BatchNorm) and not torch.compiler.is_compiling()]
     weights = dict(part.named_parameters())
     contexts = {"context_fn": partial(_contexts, norms)} if norms else {}
-    return checkpoint(_call, part, weights, x, use_reentrant=False, **contexts)  # type: ignore[return-value]
+    return checkpoint(_call, part, weights, *given, use_reentrant=False, **contexts)  # type: ignore[return-value]
 
 
-def _call(part: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    return functional_call(part, weights, (x,))
+def _call(part: nn.Module, weights: dict[str, Tensor], *given: Tensor | None) -> Tensor:
+    return functional_call(part, weights, given)
 
 
 def _contexts(norms: Sequence[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

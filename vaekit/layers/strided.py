@@ -44,8 +44,14 @@ def check_latent(latent_shape: Sequence[int], size: Sequence[int], stride: int) 
         )
 
 
-def cut(y: Tensor, z: Tensor, out_shape: Sequence[int], stride: int) -> Tensor:
-    """The image without what odd sides were rounded up by, where z has the size that belongs to `out_shape`."""
-    if z.ndim < y.ndim or tuple(z.shape[2:]) == strided(out_shape[1:], stride):
-        return y[(..., *(slice(side) for side in out_shape[1:]))]
-    return y
+def cut(y: Tensor, z: Tensor, out_shape: Sequence[int], stride: int, size: Sequence[int] | None = None) -> Tensor:
+    """The image without what odd sides were rounded up by.
+
+    Its sides are `size`; where that is None, those of `out_shape` where z has the size that belongs to it, and whole
+    multiples of the stride elsewhere.
+    """
+    if size is None:
+        if all(side % stride == 0 for side in out_shape[1:]):
+            return y  # before z's size is looked at, which would fix it in an exported program
+        size = out_shape[1:] if z.ndim < y.ndim or tuple(z.shape[2:]) == strided(out_shape[1:], stride) else y.shape[2:]
+    return y[(..., *map(slice, size))]

@@ -6,18 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.layers.download import unanswered
+from vaekit.layers.misfits import misfits
 from vaekit.optional import require
-
-PATIENCE = 1.5
-"""Seconds that a download's host has to answer, so that a machine without a network is told quickly."""
 
 
 def outline(name: str) -> nn.Module:
@@ -84,7 +80,7 @@ def _file(name: str) -> str:
         return _from_hub(name, hub, config)
     place = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(config.url))
     if not place.exists():
-        reason, error = _unanswered(config.url), None
+        reason, error = unanswered(config.url), None
         try:
             if reason is None:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +104,7 @@ def _from_hub(name: str, hub: Any, config: Any) -> str:
         if isinstance(cached, str):
             return cached
     source, error = f"https://huggingface.co/{repository}", None
-    reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _unanswered(hub.constants.ENDPOINT)
+    reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else unanswered(hub.constants.ENDPOINT)
     for file in files if reason is None else ():
         try:
             return hub.hf_hub_download(repository, file, revision=revision or None)
@@ -124,28 +120,6 @@ def _not_here(name: str, reason: str, file: str, source: str, kept: str) -> File
         f"{source} where there is a network and give weights='path/to/{file}', {kept}. An untrained network has to be "
         "asked for: weights='random'."
     )
-
-
-def _unanswered(url: str) -> str | None:
-    """Why nothing answers at an address, or None where something does, within `PATIENCE` seconds.
-
-    In a thread, since looking up a host's name has no time limit of its own.
-    """
-    told = [f"{url} does not answer within {PATIENCE} s"]
-
-    def ask() -> None:
-        try:
-            urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
-            told.append("")
-        except HTTPError:
-            told.append("")  # an answer as well
-        except Exception as error:
-            told.append(f"{url}: {error}")
-
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    return told[-1] or None
 
 
 def _read_into(network: nn.Module, path: Path, name: str) -> None:
@@ -176,18 +150,6 @@ def _read_into(network: nn.Module, path: Path, name: str) -> None:
             given = without_heads(rename(dict(found), network))
         except Exception:  # it expects another file: the report below says what this one holds
             given = without_heads(found)
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
-    extra = [key for key in given if key not in own]
-    wrong = [
-        f"{key}: {tuple(given[key].shape)} in place of {tuple(own[key].shape)}"
-        for key in own
-        if key in given and given[key].shape != own[key].shape
-    ]
-    if missing or extra or wrong:
-        told = "; ".join(
-            f"{len(which)} {what} ({', '.join(which[:4])}{', …' if len(which) > 4 else ''})"
-            for what, which in (("missing", missing), ("not in the network", extra), ("of another shape", wrong))
-            if which
-        )
+    if told := misfits(given, own, spare="num_batches_tracked"):
         raise ValueError(f"weights: {path} does not fit timm's {name!r}: {told}. Nothing was loaded.")
     network.load_state_dict(given, strict=False)

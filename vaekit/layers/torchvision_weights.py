@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.layers.download import unanswered
-from vaekit.optional import require
+from vaekit.layers.misfits import misfits
+from vaekit.optional import MissingPackage, require
 
 
 def outline(name: str) -> nn.Sequential:
@@ -45,19 +46,10 @@ def filled(name: str, weights: str) -> nn.Sequential:
             f"weights: there is no file {path}. Put the weights of torchvision's {name!r} there (safetensors or a "
             "torch checkpoint, with tensors named features.*), or give 'pretrained' for a download, or 'random'."
         )
-    state = {key.removeprefix("features."): t for key, t in read(path).items() if key.startswith("features.")}
-    own = stack.state_dict()
-    wrong = [f"features.{key} is missing" for key in own if key not in state]
-    wrong += [f"features.{key} is not in the network" for key in state if key not in own]
-    wrong += [
-        f"features.{key} has the shape {tuple(state[key].shape)} in place of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if wrong:
-        told = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+    state = {key: t for key, t in read(path).items() if key.startswith("features.")}
+    if told := misfits(state, {f"features.{key}": t for key, t in stack.state_dict().items()}):
         raise ValueError(f"weights: {path} does not fit torchvision's {name!r}: {told}. Nothing was loaded.")
-    stack.load_state_dict(state)
+    stack.load_state_dict({key.removeprefix("features."): t for key, t in state.items()})
     return stack
 
 
@@ -83,8 +75,7 @@ def package_file(package: str, *parts: str, user: str) -> Path:
     """
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
-        require(package, user=user)  # says what to install
-        raise AssertionError(f"{package} is no package")
+        raise MissingPackage(f"{user} needs {package}, which is not installed. Run: pip install {package}")
     return Path(found.submodule_search_locations[0], *parts)
 
 

@@ -67,7 +67,7 @@ class AdversarialLoss(CriticLoss):
     """
 
     stochastic = True  # augmentations
-    compiles = False  # which players are on changes from step to step
+    compiles = False  # the step says which players are on, so that each one is compiled anew, up to dynamo's limit
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class DiracSampler(Sampler):
         True
     """
 
+    overcomplete = True  # without a KL term nothing asks that z be smaller than the data
+
     def __init__(self, in_shape: Sequence[int], latent_shape: Sequence[int], *, head: HeadKind = "linear") -> None:
         super().__init__()
         self.head = Head(in_shape, latent_shape, 1, head)

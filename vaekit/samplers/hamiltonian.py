@@ -55,6 +55,7 @@ class HamiltonianSampler(Sampler):
     """
 
     compiles = False
+    exports = False  # it follows gradients of the model's density, which torch.export can't trace
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class RiemannianHamiltonianSampler(Sampler):
     """
 
     compiles = False
+    exports = False  # it follows gradients of the model's density, which torch.export can't trace
 
     centroids: Tensor
     kernels: Tensor

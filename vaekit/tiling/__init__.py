@@ -7,7 +7,7 @@ once for each norm, and once for the result.
 
 from vaekit.tiling.memory import MemoryPlan, TileCost, memory_plan
 from vaekit.tiling.meter import Meter
-from vaekit.tiling.run import decode_tiled, encode_tiled, run_tiled
+from vaekit.tiling.run import in_tiles, run_tiled
 from vaekit.tiling.stages import Chain, Stage, chain
 
 __all__ = [
@@ -17,8 +17,7 @@ __all__ = [
     "Stage",
     "TileCost",
     "chain",
-    "decode_tiled",
-    "encode_tiled",
+    "in_tiles",
     "memory_plan",
     "run_tiled",
 ]

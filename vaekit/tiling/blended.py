@@ -1,5 +1,7 @@
 """A network in tiles that do not know of each other, whose overlaps are blended: fast, and not what the whole gives."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,9 @@ from vaekit.tiling.stages import chain
 from vaekit.tiling.windows import Span, grid
 
 
-def run_blended(network: nn.Module, x: Tensor, of: Sizes, tile: int, memory: int | None) -> Tensor:
+def run_blended(
+    network: nn.Module, x: Tensor, of: Sizes, tile: int, memory: int | None, out_size: Sequence[int] | None = None
+) -> Tensor:
     """Σ over tiles of weight · network(tile): weights fall linearly over the overlaps, and sum to one at every pixel.
 
     Norms and attention see their tile alone, so that its colours and contrast are a little its own.
@@ -19,6 +23,7 @@ def run_blended(network: nn.Module, x: Tensor, of: Sizes, tile: int, memory: int
         of: what its stages hold for an input of this shape.
         tile: side of a tile with its overlaps, a quarter of it each, in pixels of the smallest map.
         memory: bytes that a batch of tiles may hold; None for a share of the untiled pass.
+        out_size: of a decoder's image, as its forward takes it.
     """
     stages, overlap = chain(network), tile // 4
     scale, end = of.factors[0], of.factors[-1]
@@ -45,7 +50,7 @@ def run_blended(network: nn.Module, x: Tensor, of: Sizes, tile: int, memory: int
             part = result[..., top : top + len(down), left : left + len(across)]
             part.addcmul_(y, (down[:, None] * across).to(y.dtype))
     assert result is not None
-    return stages.finish(result, x)
+    return stages.finish(result, x, out_size)
 
 
 def _overlapping(smallest: int, size: int, tile: int, overlap: int, scale: int) -> list[Span]:

@@ -1,5 +1,7 @@
 """A network in tiles that give what the whole map gives: halos, and norms synchronised over the map."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,9 @@ from vaekit.tiling.windows import Span, grid
 Tile = tuple[Span, Span]
 
 
-def run_exact(network: nn.Module, x: Tensor, of: Sizes, plan: Plan, tile: int) -> Tensor:
+def run_exact(
+    network: nn.Module, x: Tensor, of: Sizes, plan: Plan, tile: int, size: Sequence[int] | None = None
+) -> Tensor:
     """network(x), by the steps of a plan.
 
         held map ─► tiles with halos ─► stages ─┬─► moments of the next norm's input   (once for each norm)
@@ -23,6 +27,7 @@ def run_exact(network: nn.Module, x: Tensor, of: Sizes, plan: Plan, tile: int) -
         of: what its stages hold for an input of this shape.
         plan: the steps.
         tile: the largest core, in pixels of the smallest map.
+        size: of a decoder's image, as its forward takes it.
     """
     stages, h = chain(network), x
     for step in plan.steps:
@@ -31,7 +36,7 @@ def run_exact(network: nn.Module, x: Tensor, of: Sizes, plan: Plan, tile: int) -
             h = _tiled(stages, h, seen, of, step, tile, plan.batch(step))
         else:
             h = stages.stages[step.first].run(h, seen)
-    return stages.finish(h, x)
+    return stages.finish(h, x, size)
 
 
 def _tiled(stages: Chain, h: Tensor, seen: Tensor | None, of: Sizes, step: Step, tile: int, most: int) -> Tensor:

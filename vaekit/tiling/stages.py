@@ -53,12 +53,12 @@ class Chain:
     Args:
         stages: in the order in which they run.
         reads: the stages read the network's input as well.
-        finish: (y, the network's input) → what the network gives.
+        finish: (y, the network's input, the size that is asked for or None) → what the network gives.
     """
 
     stages: Sequence[Stage]
     reads: bool = False
-    finish: Callable[[Tensor, Tensor], Tensor] = lambda y, _: y
+    finish: Callable[[Tensor, Tensor, Sequence[int] | None], Tensor] = lambda y, _, size: y
 
 
 @singledispatch
@@ -117,6 +117,12 @@ def _middle(middle: kl_blocks.Middle) -> list[Stage]:
     return [_reading("middle.first", middle.first), *attention, _reading("middle.second", middle.second)]
 
 
+def _cut(
+    network: KLResNetDecoder | TinyDecoder | DCDecoder, y: Tensor, z: Tensor, size: Sequence[int] | None
+) -> Tensor:
+    return cut(y, z, network.out_shape, network.stride, size)
+
+
 @chain.register
 def _(network: KLResNetDecoder) -> Chain:
     conv_in, last = _map_convolution(network, network.conv_in), network.conv_out
@@ -127,7 +133,7 @@ def _(network: KLResNetDecoder) -> Chain:
     stages.append(Stage("conv_out", lambda x, seen: last(activated(network.norm, x, seen)), halo=1))
     if network.patch > 1:
         stages.append(_local("pixels", lambda x: inverse_haar(x, network.patch, means=True), up=network.patch))
-    return Chain(stages, network.spatial, lambda y, z: cut(y, z, network.out_shape, network.stride).contiguous())
+    return Chain(stages, network.spatial, lambda y, z, size: _cut(network, y, z, size).contiguous())
 
 
 @chain.register
@@ -143,7 +149,7 @@ def _(network: KLResNetEncoder) -> Chain:
     for name in ("conv_out", "quant_conv"):
         if (last := getattr(network, name)) is not None:
             stages.append(_local(name, last))
-    return Chain(stages, finish=lambda h, _: h.contiguous())
+    return Chain(stages, finish=lambda h, x, size: h.contiguous())
 
 
 @chain.register
@@ -151,7 +157,7 @@ def _(network: TinyDecoder) -> Chain:
     _map_convolution(network, network.layers[0])
     stages = [_local("bound", network.bound), *_tiny(network.layers)]
     stages.append(_local("range", lambda x: from_unit(x, network.data_range)))
-    return Chain(stages, finish=lambda y, z: cut(y, z, network.out_shape, network.stride))
+    return Chain(stages, finish=lambda y, z, size: _cut(network, y, z, size))
 
 
 @chain.register
@@ -180,7 +186,7 @@ def _(network: DCDecoder) -> Chain:
         stages += _dc_level(f"levels.{i}", cast(nn.ModuleList, network.levels[i]))
     up = 2 if isinstance(last, dc_blocks.Up) else 1
     stages.append(_local("conv_out", lambda x: last(network.act(network.norm(x))), halo=1, up=up))
-    return Chain(stages, finish=lambda y, z: cut(y, z, network.out_shape, network.stride))
+    return Chain(stages, finish=lambda y, z, size: _cut(network, y, z, size))
 
 
 @chain.register
