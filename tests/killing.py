@@ -2,12 +2,14 @@
 
     python -m tests.killing FOLDER random 20      # SIGKILL at 20 random instants, and until the run is done
     python -m tests.killing FOLDER writes         # SIGKILL at each call with which a checkpoint is written, one by one
+    python -m tests.killing FOLDER each 2 61      # some of both, SIGTERM, and a digest of the end
 
 It prints "same" where the model, the whole state of the last checkpoint and the history equal those of a run that nobody
 killed, bit by bit.
 """
 
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
@@ -102,10 +104,14 @@ def compare(reference, folder, what):
             sys.exit(f"{what}: {name} differs in {differ}")
 
 
-def at_random(root, kills):
+def left_alone(root):
+    """Seconds of the run that nobody kills."""
     began = time.perf_counter()
     assert ended(in_child(fit(root / "whole"))) == 0
-    lasts = time.perf_counter() - began
+    return time.perf_counter() - began
+
+
+def at_random(root, kills, lasts):
     draw, done = random.Random(0), 0
     folder, round_ = root / "killed", 0
     while done < kills:
@@ -126,9 +132,7 @@ def at_random(root, kills):
     print(f"same, {done} kills, {round_ + 1} rounds")
 
 
-def at_writes(root):
-    assert ended(in_child(fit(root / "whole"))) == 0
-
+def at_writes(root, stride):
     def counted(limit):
         """Every call that changes the disk counts; the process dies in the middle of number `limit`, half written."""
         calls = [0]
@@ -152,7 +156,7 @@ def at_writes(root):
         ):  # fmt: skip
             wrap(module, name)
 
-    limit, stride = 1, 1 if len(sys.argv) < 4 else int(sys.argv[3])
+    limit = 1
     while True:
         folder = root / f"at{limit}"
 
@@ -171,7 +175,44 @@ def at_writes(root):
     print(f"same, killed at {(limit - 1) // stride} of {limit - 1} writes")
 
 
-if __name__ == "__main__":
+def terminated(root):
+    def work():
+        endless = trainer(root / "term")
+        endless.phases[0] = dataclasses.replace(endless.phases[0], epochs=10**6)
+        endless.fit()
+
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        except SystemExit as left:
+            os._exit(left.code)
+        os._exit(1)
+    while not (root / "term" / "last").exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    code = ended(pid)
+    checkpoint.verify(root / "term" / "last")
+    assert not (root / "term" / "run.lock").exists()
+    print(f"{code}, with a whole checkpoint and no lock")
+
+
+def digest(folder):
+    return vaekit.saving.digest(vaekit.load(folder / "last").state_dict())
+
+
+def main():
     torch.set_num_threads(1)
-    root = Path(sys.argv[1])
-    at_writes(root) if sys.argv[2] == "writes" else at_random(root, int(sys.argv[3]))
+    root, what, *counts = Path(sys.argv[1]), *sys.argv[2:]
+    lasts = left_alone(root)
+    if what in ("random", "each"):
+        at_random(root, int(counts[0]), lasts)
+    if what in ("writes", "each"):
+        at_writes(root, int(counts[-1]) if counts else 1)
+    if what == "each":
+        terminated(root)
+        print(digest(root / "whole"))
+
+
+if __name__ == "__main__":
+    main()

@@ -191,7 +191,7 @@ def test_a_tracker_without_its_library_warns(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.warns(UserWarning, match="'mlflow': failed.*pip install mlflow"):
+    with pytest.warns(UserWarning, match=r"'mlflow': failed.*pip install .vaekit\[mlflow\]"):
         _, history = run(trackers=[tracker("mlflow")], epochs=1)
     assert len(history) == 1
 

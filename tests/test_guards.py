@@ -9,6 +9,7 @@ from torch.utils.data import TensorDataset
 import vaekit
 from vaekit import Trainer, use
 from vaekit.train.guards import Guard, Symptoms
+from vaekit.train.loop import Loop
 
 X = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
 
@@ -62,9 +63,9 @@ def skipping(trainer):
 def test_a_step_that_is_not_finite_moves_nothing_and_is_named(how, named, optimizer, gated):
     vae = odd((3,), how)
     trainer = train(vae, optimizer=optimizer, log_every=1 if not gated else 4)
-    trainer._gated = gated
+    trainer.updates.gated = gated
     seen = []
-    inner = trainer._move
+    inner = trainer.updates.move
 
     def move(gradients, whole):
         before = weights(vae).clone()
@@ -72,7 +73,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_named(how, named, optimi
         seen.append((bool(whole), torch.equal(before, weights(vae))))
         return result
 
-    trainer._move = move
+    trainer.updates.move = move
     history, told = skipping(trainer)
     assert seen == [(True, False)] * 2 + [(False, True)] + [(True, False)] * 5
     assert len(told) == 1 and named in told[0] and told[0].endswith("at step 3.")
@@ -85,14 +86,14 @@ def test_a_run_without_the_bad_step_is_the_same_run():
     vae, twin = odd((3,)), odd(())
     skipping(train(vae, optimizer="sgd"))
     trainer = train(twin, optimizer="sgd")
-    inner = trainer._move
+    inner = trainer.updates.move
     calls = []
 
     def move(gradients, whole):
         calls.append(1)
         return False if len(calls) == 3 else inner(gradients, whole)
 
-    trainer._move = move
+    trainer.updates.move = move
     trainer.fit()
     assert torch.equal(weights(vae), weights(twin))
 
@@ -138,7 +139,7 @@ def test_gradients_of_a_frozen_players_step_are_not_asked():
 def test_nothing_waits_for_the_device_between_looks(monkeypatch):
     """On an accelerator the losses are read every `log_every` steps; here, the readings are counted."""
     trainer = train(model(), epochs=1, batch_size=4, log_every=8)
-    trainer._gated = True
+    trainer.updates.gated = True
     reads = []
     for name in ("item", "tolist", "__bool__", "__float__"):
         real = getattr(torch.Tensor, name)
@@ -150,10 +151,10 @@ def test_nothing_waits_for_the_device_between_looks(monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, read)
     looking = []
-    inner, check = trainer._look, trainer.vae._check_values
-    trainer._look = lambda bar: (looking.append(1), inner(bar), looking.clear())[1]
+    inner, check = Loop._look, trainer.vae._check_values
+    monkeypatch.setattr(Loop, "_look", lambda loop: (looking.append(1), inner(loop), looking.clear())[1])
     trainer.vae._check_values = lambda x: (looking.append(1), check(x), looking.clear())[1]  # reads on the CPU alone
-    trainer._end_epoch = lambda *given: setattr(trainer.place, "phase", 1)
+    monkeypatch.setattr(Loop, "_end_epoch", lambda *given: setattr(trainer.place, "phase", 1))
     trainer.fit()
     assert trainer.step == 16 and not reads
 
@@ -236,3 +237,82 @@ def test_symptoms_are_gone_on_with(tmp_path):
     again._early = False
     with pytest.warns(UserWarning, match="x"):
         again._tell("collapse", True, "x")
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Small:
+    """A device on which a training step of more than so many examples does not fit: before, or after its forward."""
+
+    def __init__(self, vae, fits, after=False):
+        self.fits, self.after, self.tries, self.inner = fits, after, [], vae.loss
+        vae.loss = self
+
+    def __call__(self, x, cond=None):
+        self.tries.append(len(x))
+        if len(x) <= self.fits:
+            return self.inner(x, cond)
+        if self.after:
+            self.inner(x, cond)
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+
+def changing(x):
+    return model(
+        loss=[vaekit.term("nll", weight=vaekit.geco(2.0)), vaekit.term("kl", weight=vaekit.ramp(0, 1, steps=9))]
+    )
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["in the forward", "after it"])
+def test_a_batch_that_does_not_fit_is_cut_and_the_run_is_that_of_small_batches(after):
+    """To the last bit: order, noise, schedules of weights; a try that failed has left nothing behind."""
+    vae, twin = changing(X), changing(X)
+    small = Small(vae, 5, after)
+    history, told = skipping(train(vae, X[:25], auto_batch=True, ema=0.9, schedule="cosine"))
+    other = train(twin, X[:25], batch_size=4, accumulate=4, ema=0.9, schedule="cosine").fit()
+    assert small.tries[:4] == [16, 8, 4, 4] and max(small.tries[3:]) == 4
+    assert torch.equal(weights(vae), weights(twin)) and history["train/total"] == other["train/total"]
+    assert all(torch.equal(a, b) for a, b in zip(vae.buffers(), twin.buffers(), strict=True))
+    assert len(told) == 2 and "out of memory with 8 examples at a time; going on with 4, and 4 times" in told[1]
+    assert "batch_size=4, accumulate=4" in told[1]
+
+
+def test_what_fits_is_gone_on_with(tmp_path):
+    vae = model()
+    Small(vae, 5)
+    skipping(train(vae, auto_batch=True, output_dir=tmp_path))
+    again = model()
+    small = Small(again, 5)
+    trainer = train(again, auto_batch=True, output_dir=tmp_path, epochs=3)
+    trainer.fit()
+    assert trainer.step == 12 and set(small.tries) == {4}
+
+
+def test_where_nothing_fits_the_run_ends_and_says_so():
+    vae = model()
+    small = Small(vae, 0)
+    with warnings.catch_warnings(), pytest.raises(torch.OutOfMemoryError, match=r"step 1 with 1 examples at a time"):
+        warnings.simplefilter("ignore")
+        train(vae, auto_batch=True).fit()
+    assert small.tries == [16, 8, 4, 2, 1]
+
+
+def test_pieces_are_not_smaller_than_the_losses_need():
+    torch.manual_seed(0)
+    vae = vaekit.build("wae_mmd", latent=2, input_shape=(6,))
+    small = Small(vae, 3)
+    history, _ = skipping(train(vae, X[:45], auto_batch=True, epochs=1))
+    assert min(small.tries) >= 2 and history["step"] == [3]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_the_hosts_memory_counts_as_well(error):
+    vae = model()
+
+    def full(x, cond=None):
+        raise error
+
+    vae.loss = full
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size=8, accumulate=2; or auto_batch=True"):
+        train(vae).fit()

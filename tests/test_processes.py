@@ -1,5 +1,6 @@
 """Two processes are one with twice the batch: the same weights, numbers and files, and the same end."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+import vaekit
 from tests.two_processes import Items
+from vaekit.train.checkpoint import Checkpoints
+from vaekit.train.checks import check_launch
 from vaekit.train.data import batches, part
 from vaekit.train.processes import Processes, synchronised
 
@@ -29,17 +33,36 @@ CASES = {
 }
 
 
-def launch(runs, processes, timeout=240):
+def launch(groups, timeout=300):
+    """Groups of processes, one after another, out of one interpreter."""
+    known = ("RANK", "WORLD_SIZE", "ACCELERATE_USE_FSDP", "FSDP_VERSION")
+    environment = {k: v for k, v in os.environ.items() if k not in known} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.two_processes", json.dumps(groups)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=timeout, capture_output=True)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+
+
+def torchrun(runs, timeout=240):
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(several if processes > 1 else []), "-m", "tests.two_processes", json.dumps(runs)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tests.two_processes", json.dumps(runs)]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=timeout, capture_output=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 def read(path, processes=2):
     return [torch.load(f"{path}.{rank}", weights_only=False) for rank in range(processes)]
+
+
+#: those of the above that are also run with their weights shared out
+SHARDED = [
+    "vae, accumulating",
+    "vae, with one example in the last step",
+    "gan before and after its start",
+    "gan of balanced weight",
+    "vq with moving averages",
+]
+SHARING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +70,7 @@ def compared(tmp_path_factory):
     """All cases at once: starting a process takes longer than any of them."""
     folder = tmp_path_factory.mktemp("compared")
 
-    def runs(name, batch):
+    def runs(name, batch, cases=CASES):
         return [
             {
                 "loader_batch": batch,
@@ -56,17 +79,23 @@ def compared(tmp_path_factory):
                 "args": {"batch_size": batch, **args},
                 **form,
             }
-            for i, (model, form, args) in enumerate(CASES.values())
+            for i, (case, (model, form, args)) in enumerate(CASES.items())
+            if case in cases
         ]
 
-    launch(runs("two", 8), 2)
-    launch(runs("one", 16), 1)
-    return {case: (read(f"{folder}/two-{i}"), read(f"{folder}/one-{i}", 1)[0]) for i, case in enumerate(CASES)}
+    launch(
+        [
+            {"processes": 2, "runs": runs("two", 8)},
+            {"processes": 1, "runs": runs("one", 16)},
+            {"processes": 2, "runs": runs("shared", 8, SHARDED), "environment": SHARING},
+        ]
+    )
+    found = {case: (read(f"{folder}/two-{i}"), read(f"{folder}/one-{i}", 1)[0]) for i, case in enumerate(CASES)}
+    shared = {case: read(f"{folder}/shared-{i}") for i, case in enumerate(CASES) if case in SHARDED}
+    return found, shared
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one_with_twice_the_batch(compared, case):
-    (first, second), alone = compared[case]
+def check_same(first, second, alone):
     assert first["error"] is None and alone["error"] is None, (first["error"], alone["error"])
     for name, value in alone["state"].items():
         if value.is_floating_point():
@@ -81,8 +110,22 @@ def test_two_processes_equal_one_with_twice_the_batch(compared, case):
             assert row[key] == pytest.approx(other[key], rel=1e-7, abs=1e-9), key
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one_with_twice_the_batch(compared, case):
+    (first, second), alone = compared[0][case]
+    check_same(first, second, alone)
+    assert first["parts"] == "Parameter"
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_and_so_they_do_with_the_weights_shared_out(compared, case):
+    first, second = compared[1][case]
+    check_same(first, second, compared[0][case][1])
+    assert first["parts"] == "DTensor", "what was trained was whole"
+
+
 def test_only_the_first_process_speaks(compared):
-    (first, second), _ = compared["a batch with NaN in one process"]
+    (first, second), _ = compared[0]["a batch with NaN in one process"]
     assert any("left out" in line for line in first["said"])
     assert not second["said"]
 
@@ -100,7 +143,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_other_numbers_of_processes_a
     stopped = run(tmp_path, "stopped-first", args=args, stop=4)
     on = run(tmp_path, "on", args=args)
     killed = run(tmp_path, "killed", kill=1, args={**args, "output_dir": str(tmp_path / "killed-run")})
-    launch([left_alone, stopped, on, killed], 2)
+    torchrun([left_alone, stopped, on, killed])
     whole, half, end = (read(tmp_path / name) for name in ("whole", "stopped-first", "on"))
     for rank in range(2):
         assert not half[rank]["rows"] or len(half[rank]["rows"]) < 2
@@ -114,7 +157,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_other_numbers_of_processes_a
     assert len(list((tmp_path / "killed-run" / "checkpoints").iterdir())) == 1
     assert not (tmp_path / "killed-run" / "run.lock").exists()
 
-    launch([run(tmp_path, "alone", args=args)], 1)
+    launch([{"processes": 1, "runs": [run(tmp_path, "alone", args=args)]}])
     (alone,) = read(tmp_path / "alone", 1)
     assert "processes was 2, and is 1" in alone["error"]
 
@@ -174,19 +217,70 @@ def test_batch_normalisation_is_of_all_processes_on_cuda_and_as_it_was_afterward
         assert model[1][0] is before
 
 
-def test_processes_that_share_out_the_weights_are_refused(monkeypatch):
+@pytest.mark.slow
+@pytest.mark.sample
+def test_a_stopped_run_of_shared_weights_goes_on_and_its_checkpoints_are_whole(tmp_path):
+    args = {"output_dir": str(tmp_path / "stopped"), "ema": 0.9, "checkpoint_every": 2, "grad_clip": 1.0}
+    runs = [
+        run(tmp_path, "whole", args={**args, "output_dir": None}),
+        run(tmp_path, "half", args=args, stop=4),
+        run(tmp_path, "on", args=args),
+    ]
+    launch([{"processes": 2, "runs": runs, "environment": SHARING}])
+    whole, on = read(tmp_path / "whole"), read(tmp_path / "on")
+    for rank in range(2):
+        assert on[rank]["error"] is None and whole[rank]["error"] is None, (on[rank]["error"], whole[rank]["error"])
+        for name, value in whole[rank]["state"].items():
+            assert torch.equal(on[rank]["state"][name], value), (rank, name)
+    path, state = Checkpoints(tmp_path / "stopped", 2).newest(strict=True)
+    assert all(torch.equal(v, on[0]["state"][k]) for k, v in state["ema"]["current"].items())
+    moments = state["players"][0]["optimizer"]["state"]
+    shapes = [tuple(p.shape) for p in vaekit.load(path).players()["vae"]]
+    assert [tuple(own["exp_avg"].shape) for own in moments.values()] == shapes
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
+def test_ways_of_accelerates_that_the_trainer_does_not_know_are_refused(monkeypatch, kind):
     import accelerate
 
+    class Other:
+        process_index, num_processes = 0, 2
+        distributed_type = accelerate.DistributedType[kind]
+
+        def __init__(self, **given):
+            pass
+
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(accelerate, "Accelerator", Sharding)
-    with pytest.raises(ValueError, match="started as FSDP"):
+    monkeypatch.setattr(accelerate, "Accelerator", Other)
+    with pytest.raises(ValueError, match=f"was started as {kind}, which it can't do. .*or FSDP in accelerate's config"):
         Processes("cpu")
 
 
-class Sharding:
-    process_index, num_processes = 0, 2
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"auto_batch": True, "dtype": None}, "auto_batch=True is for one process"),
+        ({"auto_batch": False, "dtype": torch.float16}, "precision='fp16' does not go with FSDP"),
+    ],
+)
+def test_what_several_processes_can_not_do_is_told(given, match):
+    two = Processes("cpu")
+    two.count, two.sharded = 2, True
+    with pytest.raises(ValueError, match=match):
+        check_launch(two, **given)
 
-    def __init__(self, **given):
-        from accelerate import DistributedType
 
-        self.distributed_type = DistributedType.FSDP
+def test_an_example_that_does_not_count_leaves_a_codebook_where_it_is():
+    """A process that has none of the last batch goes on with an example of weight 0."""
+    from vaekit.layers.codebook import Codebook
+
+    book, x = Codebook(4, 2, init="normal", restart=0.0), torch.randn(5, 1, 3, 2)
+    twin = copy.deepcopy(book)
+    n = torch.zeros(1, 4)
+    for each, counts in ((x, True), (100 + x[:1], False)):
+        own = copy.deepcopy(twin)
+        own.counts = counts
+        match = own.match(each)
+        n += torch.bincount(match.index.flatten(), minlength=4)[None] * counts
+    book(x)
+    torch.testing.assert_close(book.count, twin.count.lerp(n / n.sum() * 4, 0.01))

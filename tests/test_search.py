@@ -13,7 +13,8 @@ import torch
 
 import vaekit
 from vaekit.saving import CheckpointError
-from vaekit.train.search import _Axis, _grid, search
+from vaekit.train.search import search
+from vaekit.train.space import Axis, grid
 
 pytest.importorskip("optuna")
 COMMON = {"hidden": (4,), "latent": 2, "device": "cpu", "progress": False, "resume_runs": False}
@@ -93,7 +94,7 @@ def test_a_run_that_falls_behind_is_pruned(tmp_path):
     x, val = data()
     good, bad = [1e-2, 1.1e-2, 1.2e-2, 1.3e-2, 1.4e-2], [1e-6, 2e-6, 3e-6]
     order = next(
-        seed for seed in range(1000) if {p["lr"] for p in _grid({"lr": _Axis("lr", good + bad)}, seed)[5:]} == set(bad)
+        seed for seed in range(1000) if {p["lr"] for p in grid({"lr": Axis("lr", good + bad)}, seed)[5:]} == set(bad)
     )
     kept = {**COMMON, "epochs": 4, "batch_size": 4, "seed": order}
     found = search({"lr": good + bad}, "mlp", x, val, prune=True, output_dir=tmp_path, **kept)
@@ -145,7 +146,7 @@ def test_a_part_s_arguments_and_a_function_s_can_be_searched(tmp_path):
 
 SCRIPT = """
 import sys, time, torch, vaekit
-from vaekit.train.search import _Axis, _grid, search
+from vaekit.train.search import search
 torch.set_num_threads(1)
 x = torch.rand(24, 4, generator=torch.Generator().manual_seed(3))
 search({{"lr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 2e-1]}}, "mlp", x, x[:8], epochs={epochs}, batch_size=4, hidden=(4,), latent=2,

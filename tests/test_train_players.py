@@ -396,7 +396,7 @@ def test_bf16_trains_about_as_single_precision(recipe):
 def test_fp16_overflows_move_neither_weights_nor_schedules_nor_averages():
     vae = model()
     trainer = train(vae, precision="fp16", ema=0.9, schedule="linear", epochs=1, log_every=1)
-    trainer._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # overflows at first
+    trainer.updates.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # overflows at first
     start, seen = weights(vae).clone(), []
 
     def look(_):

@@ -1,12 +1,18 @@
-"""A run of one or more processes, in a fresh interpreter: `python -m torch.distributed.run … -m tests.two_processes`.
+"""Runs of one or more processes, in a fresh interpreter.
 
-Its argument: a list of runs, as JSON. What each process learned is written to `out` with its number.
+    python -m torch.distributed.run … -m tests.two_processes RUNS     # in the processes that torchrun starts
+    python -m tests.two_processes GROUPS                              # in forks of one process: imported once
+
+RUNS is a list of runs, as JSON, and GROUPS of `{"processes": 2, "environment": {…}, "runs": RUNS}`. What each process
+learned is written to the run's `out` with its number.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
+import traceback
 import warnings
 
 import torch
@@ -104,16 +110,51 @@ def run(options):
         except (Exception, SystemExit) as raised:
             error = f"{type(raised).__name__}: {raised}"
         said = [str(w.message) for w in caught if "Trainer" in str(w.message)]
-    found = {"state": dict(vae.state_dict()), "rows": history.rows, "said": said, "error": error}
+    kept = {} if error else {"parts": type(trainer.players[0].parameters[0]).__name__}
+    found = {**kept, "state": dict(vae.state_dict()), "rows": history.rows, "said": said, "error": error}
     torch.save({**found, "noise": torch.rand(1)}, f"{out}.{rank}")
 
 
-def main():
+def work(runs):
     torch.manual_seed(1)
-    for options in json.loads(sys.argv[1]):
+    for options in runs:
         run(options)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def forked(rank, count, port, group):
+    """A process of a group, out of this one, which has imported everything."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        if count > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= group.get("environment", {})
+        work(group["runs"])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main():
+    given = json.loads(sys.argv[1])
+    if "RANK" in os.environ:  # torchrun started this process
+        work(given)
+        return
+    for group in given:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        count = group["processes"]
+        pids = [forked(rank, count, port, group) for rank in range(count)]
+        if codes := [code for pid in pids if (code := os.waitpid(pid, 0)[1])]:
+            sys.exit(f"ended with {codes}")
 
 
 if __name__ == "__main__":

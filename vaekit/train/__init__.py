@@ -10,5 +10,7 @@ from vaekit.train.frames import LatentTraversal as LatentTraversal
 from vaekit.train.frames import ReconstructionGrid as ReconstructionGrid
 from vaekit.train.frames import Samples as Samples
 from vaekit.train.history import History as History
+from vaekit.train.hub import PushToHub as PushToHub
+from vaekit.train.rates import find_lr as find_lr
 from vaekit.train.trackers import tracker as tracker
 from vaekit.train.trainer import Trainer as Trainer

@@ -69,9 +69,9 @@ class Checkpoints:
             os.chmod(part, 0o777 & ~_umask())
             os.rename(part, final)
             _sync_folder(self.folder)
-            _point(self.root / "last", final)
+            point_to(self.root / "last", final)
             if best:
-                _point(self.root / "best", final)
+                point_to(self.root / "best", final)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{final}: can't be written ({error}). The checkpoints before it are untouched: make room, and start "
@@ -126,9 +126,9 @@ class Checkpoints:
             if other.name > path.name:
                 self._discard(other)
         self.best = best
-        _point(self.root / "last", path)
+        point_to(self.root / "last", path)
         if best is not None and (self.folder / best).exists():
-            _point(self.root / "best", self.folder / best)
+            point_to(self.root / "best", self.folder / best)
         else:
             (self.root / "best").unlink(missing_ok=True)
 
@@ -254,7 +254,7 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _point(link: Path, target: Path) -> None:
+def point_to(link: Path, target: Path) -> None:
     """Make `link` mean `target`, in one step; a copy where the file system has no links."""
     beside = link.with_name(f".{link.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vaekit.train.data import Batches, TensorBatches, on_device
 from vaekit.train.phases import Phase
+from vaekit.train.pieces import Pieces
+from vaekit.train.processes import Processes
 from vaekit.vae import VAE, evaluating
 
 
@@ -65,6 +67,37 @@ def check_data(vae: VAE, name: str, data: Batches | None) -> None:
                 raise ValueError(f"{name}, examples from {start} on: {error}") from None
     elif data.length == 0:
         raise ValueError(f"{name}: gives no batch. It is smaller than the batch size and drop_last is set.")
+
+
+def check_launch(processes: Processes, *, auto_batch: bool, dtype: torch.dtype | None) -> None:
+    """Refuse what several processes can't do together.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if auto_batch and processes.count > 1:
+        raise ValueError(
+            "Trainer: auto_batch=True is for one process: several have to cut their batches alike. Find what fits with "
+            "one of them, and give batch_size and accumulate."
+        )
+    if processes.sharded and dtype == torch.float16:
+        raise ValueError("Trainer: precision='fp16' does not go with FSDP. Use 'bf16'.")
+
+
+def out_of_memory(
+    number: int, batch_size: int, accumulate: int, pieces: Pieces, error: BaseException
+) -> torch.OutOfMemoryError:
+    """The error of a step that does not fit into memory: what would."""
+    if pieces.fits is not None:
+        return torch.OutOfMemoryError(
+            f"Trainer: out of memory at step {number} with {pieces.fits} examples at a time, and fewer they can't be. "
+            f"Use a smaller model, smaller data, or half precision. ({error})"
+        )
+    return torch.OutOfMemoryError(
+        f"Trainer: out of memory at step {number} with batches of {batch_size}. The same steps in less: "
+        f"batch_size={max(1, batch_size // 2)}, accumulate={2 * accumulate}; or auto_batch=True, which finds what "
+        f"fits. ({error})"
+    )
 
 
 def bad_values(group: Sequence[Tensor]) -> str:

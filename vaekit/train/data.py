@@ -184,7 +184,7 @@ def order_generator(seed: int, epoch: int) -> torch.Generator:
 def on_device(batch: Batch, device: torch.device, data_range: tuple[float, float] | None) -> Batch:
     """A batch where the model is; bytes are scaled to the data range there, so that less travels."""
     x, label = batch
-    x = x.to(device, non_blocking=True)
+    x = x.detach().to(device, non_blocking=True)  # nothing is learned of the data
     if x.dtype == torch.uint8:
         low, high = (0.0, 255.0) if data_range is None else data_range
         x = x.float().mul_((high - low) / 255).add_(low)

@@ -5,6 +5,8 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from vaekit.train.shards import local
+
 
 class Ema:
     """θ̄ ← θ̄ + (1 - d_t)(θ - θ̄) with d_t = min(decay, (1 + t) / (10 + t)) after t updates; the first one copies θ.
@@ -31,14 +33,24 @@ class Ema:
         """The model with the averaged weights."""
         return self.averaged.module
 
+    def averages(self, module: nn.Module) -> None:
+        """Keep the average in another module of the same weights: a copy that is shared out."""
+        self.averaged.module = module
+
     def update(self, model: nn.Module) -> None:
         """Take in the weights after a step."""
         self.averaged.update_parameters(model)
         self.updates += 1
 
+    def follow(self, model: nn.Module) -> None:
+        """Take over what is neither weight nor buffer, such as the steps that a game counts; before it is looked at."""
+        for own, current in zip(self.module.modules(), model.modules(), strict=True):
+            if type(current).get_extra_state is not nn.Module.get_extra_state:
+                own.set_extra_state(current.get_extra_state())
+
     def _average(self, averaged: Any, current: Any, _: Any) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        get_ema_multi_avg_fn(decay)(averaged, current, self.updates)
+        get_ema_multi_avg_fn(decay)([local(p) for p in averaged], [local(p) for p in current], self.updates)
 
     def state_dict(self) -> dict[str, object]:
         """The number of updates; the averaged weights are written as the model of the checkpoint."""

@@ -14,7 +14,7 @@ def identity(trainer: Any) -> dict[str, Any]:
     phases = [
         {**phase.described(), "data": data.identity}
         | ({} if phase.schedule is None else {"steps of the schedule": phase.total(data.length)})
-        for phase, data in zip(trainer.phases, trainer._data, strict=True)
+        for phase, data in zip(trainer.phases, trainer.data, strict=True)
     ]
     dtype = None if trainer.dtype is None else str(trainer.dtype).removeprefix("torch.")
     whole = {"seed": trainer.seed, "ema": None if trainer.ema is None else trainer.ema.decay, "precision": dtype}

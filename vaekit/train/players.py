@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vaekit.train.guards import Gradients
 from vaekit.train.optimizers import Choice, make_optimizer
 from vaekit.train.schedules import Schedule
+from vaekit.train.shards import dealt, is_part, local
 from vaekit.vae import VAE
 
 _SETTINGS = ("lr", "optimizer", "schedule", "grad_clip", "every", "offset")
@@ -50,7 +51,13 @@ class Player:
     ) -> None:
         self.name, self.names, self.parameters = name, list(parameters), list(parameters.values())
         self.grad_clip, self.every, self.offset = grad_clip, every, offset
-        groups = [{"params": own, "lr": rate} for rate, own in _by_rate(parameters, lr)]
+        groups = [
+            {"params": alike, "lr": rate}
+            for rate, own in _by_rate(parameters, lr)
+            # no kernel takes weights that are shared out together with whole ones
+            for alike in ([p for p in own if is_part(p)], [p for p in own if not is_part(p)])
+            if alike
+        ]
         self.optimizer = make_optimizer(optimizer, groups, groups[0]["lr"])
         self.schedule = Schedule(schedule, self.optimizer, None if steps is None else -(-steps // every))
 
@@ -63,12 +70,25 @@ class Player:
         held = [(name, p.grad) for name, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]
         if not held:
             return None
-        each = torch.stack(torch._foreach_norm([grad for _, grad in held]))  # type: ignore[attr-defined]
+        each = torch.stack(torch._foreach_norm([local(grad) for _, grad in held]))  # type: ignore[attr-defined]
+        parts = [is_part(grad) for _, grad in held]
+        if any(parts):  # each process has a part of a gradient; a few that can't be cut it has whole
+            count = torch.distributed.get_world_size()
+            square = each.square() * torch.tensor([1.0 if part else 1 / count for part in parts]).to(each)
+            torch.distributed.all_reduce(square)
+            each = square.sqrt()
         return Gradients([name for name, _ in held], each, torch.linalg.vector_norm(each))
 
     def clip(self, norm: Tensor) -> None:
         """Scale the gradients so that their common norm, given, is at most `grad_clip`."""
-        if self.grad_clip is not None:
+        if self.grad_clip is None:
+            return
+        if any(map(is_part, self.parameters)):  # torch would look for the norm in all processes again
+            scale = (self.grad_clip / (norm + 1e-6)).clamp(max=1.0)
+            for p in self.parameters:
+                if p.grad is not None:
+                    local(p.grad).mul_(scale)
+        else:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
 
     @property
@@ -81,8 +101,10 @@ class Player:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`, whose tensors are whole."""
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, own in self.optimizer.state.items():
+            own.update({key: dealt(v, parameter) for key, v in own.items() if isinstance(v, Tensor)})
         self.schedule.load_state_dict(state["schedule"])
 
 

@@ -5,7 +5,7 @@ the same in all processes, so that all do the same. They travel between hosts, n
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vaekit.optional import require
+from vaekit.train.shards import sharding_plugin
+from vaekit.train.signals import Stop
 
 T = TypeVar("T")
 
@@ -26,31 +28,34 @@ class Processes:
 
     Raises:
         MissingPackage: where accelerate is missing.
-        ValueError: where they were started to share the weights out, which the Trainer does not do.
+        ValueError: where they were started in a way of accelerate's that the Trainer does not do.
     """
 
     def __init__(self, device: str | torch.device) -> None:
         accelerate = require("accelerate", user="Trainer", extra="train")
-        self.rank, self.count = 0, 1
+        self.rank, self.count, self.sharded = 0, 1, False
         self.accelerator: Any = None
         self._hosts: Any = None
+        plugin = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 or (dist.is_available() and dist.is_initialized()):
-            # a critic before its start, and frozen parts, have no gradient
-            wrapping = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+            plugin = sharding_plugin()
             self.accelerator = accelerate.Accelerator(
                 device_placement=False,
                 cpu=str(device).startswith("cpu"),
                 mixed_precision="no",  # the Trainer has its own
-                kwargs_handlers=[wrapping],
+                # a critic before its start, and frozen parts, have no gradient
+                kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)],
+                **({} if plugin is None else {"fsdp_plugin": plugin}),
             )
             self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         if self.count > 1:
-            kind = self.accelerator.distributed_type
-            if not str(kind.value).startswith("MULTI_"):
+            kind = str(self.accelerator.distributed_type.value)
+            if not kind.startswith("MULTI_") and kind != "FSDP":
                 raise ValueError(
-                    f"Trainer: was started as {kind.value}, and whole copies of the model are what it trains. Start it "
-                    "with torchrun, or set distributed_type to MULTI_GPU or MULTI_CPU in accelerate's config."
+                    f"Trainer: was started as {kind}, which it can't do. Start it with torchrun, or set "
+                    "distributed_type to MULTI_GPU, MULTI_CPU or FSDP in accelerate's config."
                 )
+            self.sharded = plugin is not None
             self._hosts = dist.new_group(backend="gloo")
 
     @property
@@ -78,6 +83,21 @@ class Processes:
         # accelerate's own optimizer and backward look for optional packages at every step: 0.3 ms that a process alone
         # can do without
         return self.accelerator.prepare_model(step)
+
+    @contextmanager
+    def apart(self, step: Any) -> Iterator[None]:
+        """Gradients are summed up in each process inside the block, and not yet sent."""
+        if self.count == 1:
+            yield
+        elif self.sharded:
+            step.set_requires_gradient_sync(False)
+            try:
+                yield
+            finally:
+                step.set_requires_gradient_sync(True)
+        else:
+            with step.no_sync():
+                yield
 
     def each(self, value: T) -> list[T]:
         """What every process has, in their order."""
@@ -124,11 +144,43 @@ class Processes:
         dist.all_reduce(together)
         return dict(zip(terms, together.unbind(), strict=True))
 
-    def copy_buffers(self, model: nn.Module) -> None:
-        """The first process's buffers for all, such as running statistics."""
+    def mean(self, tensors: Iterable[Tensor]) -> None:
+        """Means over the processes, in place, on the device."""
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= self.count
+
+    def copy(self, tensors: Iterable[Tensor]) -> None:
+        """The first process's numbers for all, such as running statistics; by way of the hosts for what is there."""
         if self.count > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0, group=self._hosts if tensor.device.type == "cpu" else None)
+
+
+class Agreement:
+    """Whether the run was asked to stop: with several processes, once all of them know.
+
+    Args:
+        processes: of the run.
+        stop: of this process.
+    """
+
+    def __init__(self, processes: Processes, stop: Stop) -> None:
+        self.processes, self.stop, self._heard = processes, stop, False
+
+    @property
+    def asked(self) -> bool:
+        """Whether to end; the same in all processes."""
+        return self.stop.asked if self.processes.count == 1 else self._heard
+
+    def hear(self, asked: bool) -> None:
+        """All processes know whether one was asked."""
+        self._heard = self._heard or asked
+
+    def ask_around(self) -> None:
+        """Let all processes know whether one of them was asked; all have to call this."""
+        if self.processes.count > 1:
+            self._heard = self.processes.any(self.stop.asked)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from vaekit.train.identity import compare, identity
 from vaekit.train.lock import locked
 from vaekit.train.place import Place
 from vaekit.train.rng import restore, states
+from vaekit.train.shards import put_together
 from vaekit.version import __version__
 
 
@@ -42,35 +43,42 @@ def claim(folder: Path, vae: Any, *, resume: Any, overwrite: bool) -> None:
 
 def save(trainer: Any, *, best: bool = False) -> None:
     """Write where the run is; all its processes come here, and the first one writes."""
-    checkpoints = trainer._checkpoints
+    checkpoints = trainer.checkpoints
     if checkpoints is None:
         return
+    if trainer.ema is not None:
+        trainer.ema.follow(trainer.trained)
+    for shards in trainer.shards:
+        shards.gather()
+    players = [
+        put_together(player.state_dict()) if trainer.shards else player.state_dict() for player in trainer.players
+    ]
     # what each process has for itself: its random states, and its place in its part of the data
     own, *others = trainer.processes.each({"rng": states(trainer.device), "batch": trainer.place.batch})
 
     def write() -> None:
-        state = {**state_of(trainer), "rng": own["rng"], "others": others}
+        state = {**state_of(trainer), "players": players, "rng": own["rng"], "others": others}
         path = checkpoints.write(trainer.step, trainer.model.save_pretrained, state, best=best)
         trainer.history.save(trainer.folder / "history.json")
-        trainer._tell("saved", path)
+        trainer.tell("saved", path)
 
     trainer.processes.same(write)
 
 
 def state_of(trainer: Any) -> dict[str, Any]:
-    """What all processes of a run have in common, beside the model."""
-    ema, scaler = trainer.ema, trainer._scaler
+    """What all processes of a run have in common, beside the model and its players."""
+    ema, scaler = trainer.ema, trainer.updates.scaler
     return {
         "vaekit": __version__,
         "identity": identity(trainer),
         "place": asdict(trainer.place),
-        "meter": trainer._meter.state_dict(),
+        "meter": trainer.meter.state_dict(),
         "history": trainer.history.rows,
-        "players": [player.state_dict() for player in trainer.players],
         "ema": None if ema is None else {**ema.state_dict(), "current": dict(trainer.vae.state_dict())},
         "scaler": None if scaler is None else scaler.state_dict(),
         "guard": trainer.guard.state_dict(),
-        "symptoms": trainer._symptoms.state_dict(),
+        "fits": trainer.pieces.fits,
+        "symptoms": trainer.symptoms.state_dict(),
         "callbacks": [callback.state_dict() for callback in trainer.callbacks],
     }
 
@@ -86,7 +94,7 @@ def go_on(trainer: Any, *, overwrite: bool) -> None:
         return
     state = read_state(path)
     compare(trainer, path, state)
-    checkpoints = trainer._checkpoints
+    checkpoints = trainer.checkpoints
     if checkpoints is not None and path.parent == checkpoints.folder:
         trainer.processes.same(lambda: checkpoints.go_on_from(path, state["best"]))
     read_weights(trainer.model, path)
@@ -99,17 +107,20 @@ def load_state(trainer: Any, state: Mapping[str, Any]) -> None:
     if trainer.ema is not None:
         trainer.vae.load_state_dict(state["ema"]["current"])
         trainer.ema.load_state_dict(state["ema"])
+    for shards in trainer.shards:
+        shards.scatter()
     trainer.place = place = Place(**state["place"])
     if trainer.finished and not trainer.phases[-1].over(place.phase_epochs, place.phase_steps):
         place.phase -= 1  # it was done, and is to be longer now
-    trainer._meter.load_state_dict(state["meter"])
+    trainer.meter.load_state_dict(state["meter"])
     trainer.history.rows[:] = state["history"]
     for player, own in zip(trainer.players, state["players"], strict=False):
         player.load_state_dict(own)
-    if trainer._scaler is not None:
-        trainer._scaler.load_state_dict(state["scaler"])
+    if trainer.updates.scaler is not None:
+        trainer.updates.scaler.load_state_dict(state["scaler"])
+    trainer.pieces.fits = state.get("fits")
     trainer.guard.load_state_dict(state["guard"])
-    trainer._symptoms.load_state_dict(state["symptoms"])
+    trainer.symptoms.load_state_dict(state["symptoms"])
     for callback, own in zip(trainer.callbacks, state["callbacks"], strict=False):
         callback.load_state_dict(own)
     rank = trainer.processes.rank
@@ -120,7 +131,7 @@ def load_state(trainer: Any, state: Mapping[str, Any]) -> None:
 
 def _find(trainer: Any, overwrite: bool) -> Path | None:
     """The checkpoint to go on from, after what an earlier process left in the folder is removed."""
-    checkpoints, resume, found = trainer._checkpoints, trainer.resume, None
+    checkpoints, resume, found = trainer.checkpoints, trainer.resume, None
     if checkpoints is not None:
         if overwrite:
             checkpoints.remove()

@@ -189,7 +189,7 @@ class MLflow(Tracker):
 
     def open(self, trainer: Any, folder: Path) -> None:
         """Begin a run, or go on with it."""
-        self._mlflow: Any = require("mlflow", user="the tracker 'mlflow'")
+        self._mlflow: Any = require("mlflow", user="the tracker 'mlflow'", extra="mlflow")
         if self.uri is not None:
             self._mlflow.set_tracking_uri(self.uri)
         self._mlflow.set_experiment(self.experiment)
