@@ -282,3 +282,36 @@ def test_a_search_from_a_file(file, tmp_path, capsys):
     assert vaekit.load(tmp_path / "run" / "best").latent_shape[0] in (2, 3)
     assert main(["search", file]) == 2 and "'space' is missing" in capsys.readouterr().err
     assert main(["search", file, "search.spcae={}"]) == 2 and "Did you mean 'space'" in capsys.readouterr().err
+
+
+def test_a_run_is_evaluated_on_what_it_was_validated_on_or_on_what_is_named(file, tmp_path, capsys):
+    import numpy as np
+
+    from vaekit.evaluate import EvaluationReport, evaluate
+    from vaekit.train import digits
+
+    assert main(["train", file, "epochs=1"]) == 0
+    words = ["--metrics", "bounds", "reconstruction", "--draws", "2", "--device", "cpu"]
+    _, (x, y) = digits()
+    wanted = evaluate(vaekit.load("run/best"), x, metrics=("bounds", "reconstruction"), draws=2)
+    capsys.readouterr()
+    assert main(["evaluate", "run", *words, "--plot", "report.png"]) == 0
+    out = capsys.readouterr().out
+    assert "examples 297" in out and "elbo" in out and "run/evaluation.json: the report" in out
+    assert EvaluationReport.load("run/evaluation.json")["elbo"] == pytest.approx(wanted["elbo"])
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["evaluate", "run", "digits", "--split", "train", *words, "--out", "train.json"]) == 0
+    assert "examples 1500" in capsys.readouterr().out and (tmp_path / "train.json").is_file()
+    np.save("x.npy", x.numpy())
+    np.save("y.npy", y.numpy())
+    words = ["--metrics", "labels", "reconstruction", "--device", "cpu"]
+    assert main(["evaluate", "run/best", "x.npy", "--labels", "y.npy", *words]) == 0
+    report = EvaluationReport.load("run/best/evaluation.json")
+    assert report["mse"] == pytest.approx(wanted["mse"]) and 0 < report["probe_accuracy"] < 1
+    for bad, told in (
+        (["evaluate", "run/best"], "has no config.yaml that says its data. Name some: digits, mnist"),
+        (["evaluate", "run", "digits", "--metrics", "fid"], "metrics: expected some of"),
+        (["evaluate", "nowhere", "digits"], "is no folder"),
+        (["evaluate", "run", "gone.npy"], "neither digits, mnist, a folder of images nor an .npy file"),
+    ):
+        assert main(bad) == 2 and told in capsys.readouterr().err, bad

@@ -10,6 +10,8 @@ True
 
 from vaekit.evaluate.bounds import Bounds as Bounds
 from vaekit.evaluate.bounds import bounds as bounds
+from vaekit.evaluate.compression import CodeLength as CodeLength
+from vaekit.evaluate.compression import code_length as code_length
 from vaekit.evaluate.disentanglement import DCI as DCI
 from vaekit.evaluate.disentanglement import dci as dci
 from vaekit.evaluate.disentanglement import explicitness as explicitness

@@ -37,6 +37,7 @@ from vaekit.evaluate.latents import (
     linear_probe,
 )
 from vaekit.optional import MissingPackage, require
+from vaekit.runs import saved_model
 from vaekit.saving import write_atomically
 from vaekit.vae import VAE
 
@@ -263,7 +264,7 @@ def main(
     """Evaluate a saved model, or a run, print the report and keep it: what `vaekit evaluate` does.
 
     Args:
-        folder: a saved model, or a run with one in `best/` or `last/`, the first that is there.
+        folder: a run with a model in `best/` or `last/`, the first that is there, or a saved model.
         data: see `evaluate`.
         out: the report's file; None: `evaluation.json` in `folder`.
         plot: a picture to write; None writes none.
@@ -274,9 +275,7 @@ def main(
     Raises:
         CheckpointError: where there is no saved model, besides what `evaluate` raises.
     """
-    folder = Path(folder)
-    inside = (folder, folder / "best", folder / "last")
-    saved = next((each for each in inside if (each / "model.safetensors").is_file()), folder)
+    folder, saved = Path(folder), saved_model(folder)
     report = evaluate(load(saved, device=device), data, **options)
     report.about["folder"] = str(saved)
     report.save(folder / "evaluation.json" if out is None else out)

@@ -1,0 +1,43 @@
+"""The command `vaekit`: train from a file, use what was trained, look at what is registered."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import vaekit
+from vaekit.cli import about, training, using
+from vaekit.cli.command import Command
+from vaekit.optional import MissingPackage, require
+from vaekit.registry import UnknownArgument, UnknownName
+from vaekit.saving import CheckpointError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 2 where the arguments or the machine do not allow it, or 130 after Ctrl-C.
+
+    Args:
+        arguments: words after `vaekit`; None takes those of the process.
+    """
+    try:
+        parser, commands = _parser()
+        given = parser.parse_args(arguments)
+        command = given.command
+        if command is None:
+            parser.print_help()
+            return 0
+        options = given[command]
+        return commands[command].run(**vars(options))
+    except (MissingPackage, CheckpointError, UnknownName, UnknownArgument, ValueError, FileNotFoundError) as error:
+        print(f"vaekit: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> tuple[Any, dict[str, Command]]:
+    jsonargparse = require("jsonargparse", user="the command vaekit", extra="cli")
+    make: Any = jsonargparse.ArgumentParser
+    parser = make(prog="vaekit", description="Parts for variational autoencoders.", version=vaekit.__version__)
+    words = parser.add_subcommands(required=False, dest="command")
+    commands = {**training.commands(make), **using.commands(make), **about.commands(make)}
+    for name, command in commands.items():
+        words.add_subcommand(name, command.parser, help=command.help)
+    return parser, commands
