@@ -24,7 +24,7 @@ def main() -> None:
     """Train one model (and its background model) per digit, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default=os.environ.get("VAEKIT_DATA"), help="folder with MNIST's IDX files")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--latent", type=int, default=20)
     parser.add_argument("--digits", type=int, nargs="+", default=list(range(10)), help="which are held out")
     parser.add_argument("--draws", type=int, default=16, help="draws of z per image, for the ELBO")
