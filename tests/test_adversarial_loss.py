@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import vaekit
-import vaekit.losses.adversarial  # noqa: F401
 from vaekit import term, use
 from vaekit.kinds import Discriminator
 from vaekit.layers import adversarial as games

@@ -11,13 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import vaekit
-import vaekit.discriminators.conditional_patchgan
-import vaekit.discriminators.latent_mlp
-import vaekit.discriminators.multiscale_patchgan
-import vaekit.discriminators.patchgan
-import vaekit.discriminators.stylegan2
-import vaekit.discriminators.unet
-import vaekit.discriminators.vqgan_plus  # noqa: F401 — registers it
 from vaekit.layers.actnorm import ActNorm
 from vaekit.layers.adversarial import r1
 from vaekit.layers.blur import Blur

@@ -12,13 +12,6 @@ from sklearn.mixture import GaussianMixture
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 import vaekit
-import vaekit.priors.conditional_normal
-import vaekit.priors.empirical
-import vaekit.priors.flow
-import vaekit.priors.full_gaussian
-import vaekit.priors.gmm
-import vaekit.priors.kde
-import vaekit.priors.two_stage  # noqa: F401
 from vaekit import use
 from vaekit.layers.fitting import minimise
 from vaekit.testing import FAILURE_RATE, Subject, check, goodness_of_fit, laws, trains

@@ -16,7 +16,6 @@ import vaekit.priors.flow
 import vaekit.samplers.flow
 import vaekit.samplers.iaf
 import vaekit.samplers.planar
-import vaekit.samplers.radial  # noqa: F401
 from vaekit import use
 from vaekit.layers.made import MADE
 from vaekit.layers.pushforward import Pushforward

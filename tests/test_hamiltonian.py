@@ -9,8 +9,6 @@ from torch.distributions import MultivariateNormal, Normal
 
 import vaekit
 import vaekit.priors.riemannian
-import vaekit.samplers.hamiltonian
-import vaekit.samplers.riemannian_hamiltonian  # noqa: F401
 from vaekit import use
 from vaekit.layers.leapfrog import Pace, generalized_leapfrog, gradient, leapfrog
 from vaekit.priors.riemannian import medoids

@@ -7,9 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import vaekit.decoders.kl_resnet
-import vaekit.encoders.kl_resnet
-import vaekit.recipes.latent_diffusion  # noqa: F401
 from vaekit import build, use
 from vaekit.decoders.kl_resnet import KLResNetDecoder
 from vaekit.encoders.kl_resnet import KLResNetEncoder

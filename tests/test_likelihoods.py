@@ -8,16 +8,8 @@ import scipy.stats
 import torch
 
 import vaekit
-import vaekit.likelihoods.beta
-import vaekit.likelihoods.categorical
 import vaekit.likelihoods.continuous_bernoulli
 import vaekit.likelihoods.discretized_logistic
-import vaekit.likelihoods.discretized_logistic_mixture
-import vaekit.likelihoods.negative_binomial
-import vaekit.likelihoods.poisson
-import vaekit.likelihoods.student_t
-import vaekit.likelihoods.von_mises
-import vaekit.likelihoods.zero_inflated_negative_binomial  # noqa: F401
 from vaekit import use
 from vaekit.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from vaekit.testing import Subject, check, laws, trains

@@ -15,16 +15,6 @@ from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 import vaekit
-import vaekit.losses.decoder_gradient_penalty
-import vaekit.losses.dip
-import vaekit.losses.latent_l2
-import vaekit.losses.mmd
-import vaekit.losses.mutual_information
-import vaekit.losses.robust
-import vaekit.losses.sliced_wasserstein
-import vaekit.losses.structural_similarity
-import vaekit.losses.tc
-import vaekit.losses.weight_l2  # noqa: F401
 from vaekit import Level, Output, term, use
 from vaekit.testing import check
 

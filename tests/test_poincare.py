@@ -8,10 +8,6 @@ import torch
 from torch.distributions import MixtureSameFamily, Normal
 
 import vaekit
-import vaekit.priors.riemannian_normal
-import vaekit.priors.wrapped_normal
-import vaekit.samplers.riemannian_normal
-import vaekit.samplers.wrapped_normal  # noqa: F401
 from vaekit.layers.poincare import (
     RiemannianNormal,
     WrappedNormal,

@@ -9,12 +9,6 @@ from scipy.integrate import quad
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import vaekit
-import vaekit.priors.gamma
-import vaekit.samplers.fixed_sigma
-import vaekit.samplers.full_gaussian
-import vaekit.samplers.gamma
-import vaekit.samplers.laplace
-import vaekit.samplers.student_t  # noqa: F401
 from vaekit import Level
 from vaekit.layers.reshaped import Reshaped
 from vaekit.losses.kl import divergence

@@ -12,16 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import vaekit
-import vaekit.losses.code_entropy
-import vaekit.losses.commitment
-import vaekit.priors.uniform
-import vaekit.samplers.bsq
-import vaekit.samplers.fsq
-import vaekit.samplers.grouped_vq
-import vaekit.samplers.gumbel_vq
-import vaekit.samplers.lfq
-import vaekit.samplers.residual_vq
-import vaekit.samplers.vq  # noqa: F401
 from vaekit.layers.bits import information
 from vaekit.layers.codebook import Codebook
 from vaekit.testing import FAILURE_RATE, check, goodness_of_fit

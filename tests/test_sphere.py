@@ -9,9 +9,6 @@ import torch
 from torch.distributions import MixtureSameFamily, kl_divergence
 
 import vaekit
-import vaekit.priors.uniform_sphere
-import vaekit.samplers.power_spherical
-import vaekit.samplers.von_mises_fisher  # noqa: F401
 from vaekit.layers.inverse_cdf import draw, log_integral
 from vaekit.layers.sphere import PowerSpherical, SphereHead, UniformSphere, VonMisesFisher, log_bessel
 from vaekit.testing import FAILURE_RATE, check, goodness_of_fit

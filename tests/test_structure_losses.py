@@ -8,9 +8,6 @@ import torch
 from torch.distributions import Independent, Normal
 
 import vaekit
-import vaekit.losses.focal_frequency
-import vaekit.losses.gradient
-import vaekit.losses.wavelet  # noqa: F401
 from vaekit import Level, Output
 from vaekit.layers.haar import haar
 from vaekit.layers.wavelets import FILTERS, mirrored, split

@@ -15,11 +15,6 @@ import torch.nn.functional as F
 from huggingface_hub import constants
 
 import vaekit
-import vaekit.discriminators.dino  # noqa: F401
-import vaekit.discriminators.projected  # noqa: F401
-import vaekit.encoders.frozen_vision  # noqa: F401
-import vaekit.losses.timm_features  # noqa: F401
-import vaekit.losses.vf_align  # noqa: F401
 from vaekit.layers import timm_weights
 from vaekit.layers.frozen import frozen
 from vaekit.layers.spectral import spectral
@@ -259,7 +254,7 @@ def test_a_copy_in_the_cache_is_taken_without_asking_the_network(tmp_path, monke
     def asked(url):
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(timm_weights, "_unanswered", asked)
+    monkeypatch.setattr(timm_weights, "unanswered", asked)
     x = image(1, 3, 32, 32)
     made = [
         Backbone("test_vit", weights, in_shape=(3, 32, 32), data_range=(0.0, 1.0))(x)

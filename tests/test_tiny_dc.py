@@ -9,11 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import vaekit
-import vaekit.decoders.dc
-import vaekit.decoders.tiny
-import vaekit.encoders.dc
-import vaekit.encoders.tiny
-import vaekit.recipes.tokenizers  # noqa: F401
 from vaekit.layers import dc_blocks, tiny_blocks
 from vaekit.layers.recompute import recomputed
 from vaekit.layers.strided import strided

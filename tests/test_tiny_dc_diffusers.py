@@ -8,10 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vaekit
-import vaekit.decoders.dc
-import vaekit.decoders.tiny
-import vaekit.encoders.dc
-import vaekit.encoders.tiny
 import vaekit.recipes.tokenizers
 from vaekit.interop import dc, tiny
 from vaekit.recipes.tokenizers import autoencoder

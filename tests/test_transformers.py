@@ -8,13 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import vaekit
-import vaekit.decoders.latent_query_vit
-import vaekit.decoders.perceiver
-import vaekit.decoders.vit
-import vaekit.encoders.latent_query_vit
-import vaekit.encoders.perceiver
-import vaekit.encoders.vit
-import vaekit.recipes.transformers  # noqa: F401
 from vaekit.layers.patches import FromTokens, ToTokens, grid_of, patch_sides, patchify, unpatchify
 from vaekit.layers.positions import FourierPositions, Positions, fourier, sincos
 from vaekit.layers.transformer import Block, TokenAttention, TokenMLP, Transformer
