@@ -2,11 +2,16 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads of their own would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
 import tests.shapes  # noqa: F401 — the hook below names it
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # where torch was here first
 UNHOOKED = bool(os.environ.get("VAEKIT_UNHOOKED"))
 
 if UNHOOKED:
