@@ -163,6 +163,8 @@ def start(folder, epochs):
     )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_a_killed_search_goes_on_in_the_middle_of_its_run(tmp_path):
     process = start(tmp_path, epochs=30)
     until = time.monotonic() + 60
@@ -180,6 +182,8 @@ def test_a_killed_search_goes_on_in_the_middle_of_its_run(tmp_path):
     assert [row["value"] for row in found.rows] == [row["value"] for row in alone.rows]
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_two_processes_share_a_search(tmp_path):
     processes = [start(tmp_path, epochs=3) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in processes]
