@@ -2,7 +2,7 @@
 
     python -m tests.killing FOLDER random 20      # SIGKILL at 20 random instants, and until the run is done
     python -m tests.killing FOLDER writes         # SIGKILL at each call with which a checkpoint is written, one by one
-    python -m tests.killing FOLDER each 2 61      # some of both, SIGTERM, and a digest of the end
+    python -m tests.killing FOLDER each 2 97      # some of both, SIGTERM, and a digest of the end
 
 It prints "same" where the model, the whole state of the last checkpoint and the history equal those of a run that nobody
 killed, bit by bit.

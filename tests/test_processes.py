@@ -1,6 +1,5 @@
 """Two processes are one with twice the batch: the same weights, numbers and files, and the same end."""
 
-import copy
 import json
 import os
 import subprocess
@@ -28,7 +27,7 @@ CASES = {
     "gan before and after its start": ("gan", {"n": 37}, {}),
     "gan of balanced weight": ("balanced", {"n": 37}, {"grad_clip": 1.0}),
     "vae_gan": ("vae_gan", {"n": 37}, {}),
-    "vq with moving averages": ("vq", {"n": 35}, {}),
+    "vq with moving averages": ("vq", {"n": 33}, {}),  # the second process has none of the last batch
     "a batch with NaN in one process": ("plain", {"form": "nan"}, {}),
 }
 
@@ -58,7 +57,6 @@ def read(path, processes=2):
 SHARDED = [
     "vae, accumulating",
     "vae, with one example in the last step",
-    "gan before and after its start",
     "gan of balanced weight",
     "vq with moving averages",
 ]
@@ -268,19 +266,3 @@ def test_what_several_processes_can_not_do_is_told(given, match):
     two.count, two.sharded = 2, True
     with pytest.raises(ValueError, match=match):
         check_launch(two, **given)
-
-
-def test_an_example_that_does_not_count_leaves_a_codebook_where_it_is():
-    """A process that has none of the last batch goes on with an example of weight 0."""
-    from vaekit.layers.codebook import Codebook
-
-    book, x = Codebook(4, 2, init="normal", restart=0.0), torch.randn(5, 1, 3, 2)
-    twin = copy.deepcopy(book)
-    n = torch.zeros(1, 4)
-    for each, counts in ((x, True), (100 + x[:1], False)):
-        own = copy.deepcopy(twin)
-        own.counts = counts
-        match = own.match(each)
-        n += torch.bincount(match.index.flatten(), minlength=4)[None] * counts
-    book(x)
-    torch.testing.assert_close(book.count, twin.count.lerp(n / n.sum() * 4, 0.01))

@@ -65,7 +65,7 @@ def run_apart(*args):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """Lines of one process: importing takes longer than the runs."""
-    return run_apart(tmp_path_factory.mktemp("killed"), "each", 2, 61).splitlines()
+    return run_apart(tmp_path_factory.mktemp("killed"), "each", 2, 97).splitlines()
 
 
 def test_killed_twice_a_run_ends_with_the_same_bits(killed):

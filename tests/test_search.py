@@ -164,7 +164,6 @@ def start(folder, epochs):
 
 
 @pytest.mark.slow
-@pytest.mark.sample
 def test_a_killed_search_goes_on_in_the_middle_of_its_run(tmp_path):
     process = start(tmp_path, epochs=30)
     until = time.monotonic() + 60

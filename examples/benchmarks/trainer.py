@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default=os.environ.get("VAEKIT_DATA"), help="folder with MNIST's IDX files")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=1000, help="files in the folder")
+    parser.add_argument("--images", type=int, default=5000, help="files in the folder")
     parser.add_argument("--workers", type=int, default=2, help="processes that load them")
     parser.add_argument("--tiny", action="store_true", help="a quick look that says nothing about speed")
     given = parser.parse_args()
