@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.evaluate.examples import device_of, seeded
+from vaekit.modes import evaluating, seeded
 from vaekit.optional import require
 from vaekit.train.data import on_device
 from vaekit.train.folder import to_bytes
 from vaekit.train.pictures import grid
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 
 SLIDERS = 16
 """Coordinates on a page."""
@@ -59,7 +59,7 @@ class Explorer:
             self.classes = int(getattr(vae.condition, "classes", 0))
             if not self.classes:
                 raise ValueError("explore: the model's condition is not a class. Use the model itself, in Python.")
-        self.vae, self.device = vae, device_of(vae)
+        self.vae, self.device = vae, vae.device
         self.components = len(vae.latent_shape) > 1
         if self.components:
             self.middle, self.steps = _components(self._drawn(512) if x is None else self._encoded(x), most)
@@ -100,15 +100,11 @@ class Explorer:
             image: one of PIL's, of any size and mode.
             label: class, for a conditional model.
         """
-        z = self._encoded(self._opened(image), self._cond(label, 1))[0]
-        place = (self.steps / self.steps.square().sum(1, keepdim=True)) @ (z - self.middle)
-        return place.tolist(), z - self._z(place.tolist(), None)
+        return self._placed(self._encoded(self._opened(image), self._cond(label, 1))[0])
 
     def draw(self, seed: int, label: int = 0) -> tuple[list[float], Tensor]:
         """The place of a draw from the prior."""
-        z = self._drawn(1, seed, label)[0]
-        place = (self.steps / self.steps.square().sum(1, keepdim=True)) @ (z - self.middle)
-        return place.tolist(), z - self._z(place.tolist(), None)
+        return self._placed(self._drawn(1, seed, label)[0])
 
     def reconstruct(self, image: Any, label: int = 0) -> tuple[Any, Any]:
         """A picture as the model sees it, and what it makes of it: bytes (H, W, 3) each."""
@@ -122,6 +118,10 @@ class Explorer:
         with seeded(0, self.device):
             made = self.vae.interpolate(a, b, steps, self._cond(label, 1))
         return self._shown(made.flatten(0, 1), columns=steps)
+
+    def _placed(self, z: Tensor) -> tuple[list[float], Tensor]:
+        place = ((self.steps / self.steps.square().sum(1, keepdim=True)) @ (z - self.middle)).tolist()
+        return place, z - self._z(place, None)
 
     def _z(self, place: list[float], rest: Tensor | None) -> Tensor:
         z = self.middle + torch.tensor(place, device=self.device) @ self.steps
@@ -145,10 +145,7 @@ class Explorer:
     def _drawn(self, n: int, seed: int = 0, label: int = 0) -> Tensor:
         """z ~ p(z), `(n, d)`."""
         with evaluating(self.vae), seeded(seed, self.device):
-            p = self.vae._prior(self.vae._embed(self._cond(label, n), n))
-            z = p.sample() if p.batch_shape == (n,) else p.sample(torch.Size((n,)))
-            sampler: Any = self.vae.sampler
-            z = sampler.lookup(z) if self.vae.space == "codes" else z
+            z = self.vae._drawn(n, self.vae._embed(self._cond(label, n), n))
         return z.flatten(1).float()
 
     def _opened(self, image: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 
 from vaekit.bounds import levels
 from vaekit.checking import check, positive
-from vaekit.modes import evaluating, seeded
+from vaekit.modes import drawing, evaluating
 
 
 def impute(
@@ -43,7 +43,7 @@ def impute(
     middle = 0.0 if vae.data_range is None else sum(vae.data_range) / 2
     # what is known is looked at as any data; NaN elsewhere is only a way to say that it is not known
     start = check(vae, torch.where(~known & ~torch.isfinite(x), middle, x))
-    with evaluating(vae), seeded(generator, vae.device):
+    with evaluating(vae), drawing(generator, vae.device):
         tokens = vae._embed(cond, len(x))
         found = (_weighed if kind == "importance" else _alternating)(vae, start, known, tokens, positive(n=n), sample)
     return torch.where(known, start, found.to(start))

@@ -20,7 +20,23 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+def forked(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Draws of the block leave the global random state, the CPU's and the device's, as it was."""
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Draws of the block start from `seed`; the global random state is left as it was."""
+    with forked(device):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def drawing(generator: torch.Generator | None, device: torch.device | str) -> Iterator[None]:
     """Draw from a seed of `generator`, and leave the global random state as it was; without one, draw from that.
 
     torch.distributions take no generator, so its state is put under the global one for a moment.
@@ -28,7 +44,5 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
     if generator is None:
         yield
         return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device)), device):
         yield

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vaekit.modes import evaluating, forked
 from vaekit.records import Level, Output
-from vaekit.vae import VAE, evaluating, first_parameter
+from vaekit.vae import VAE, first_parameter
 
 Kind: TypeAlias = Literal["elbo", "reconstruction", "likelihood_ratio", "mahalanobis"]
 
@@ -170,7 +171,7 @@ def score(
         raise ValueError("score: 'likelihood_ratio' needs reference=, a VAE trained on what perturb() gives.")
     draws = n if kind in ("elbo", "likelihood_ratio") else 1
     found = []
-    with evaluating(vae), torch.random.fork_rng(_cards(x)):  # samplers draw, also where the mode is wanted
+    with evaluating(vae), forked(x.device):  # samplers draw, also where the mode is wanted
         for part, given in _chunks(x, cond, max(1, chunk // draws)):
             if kind == "mahalanobis":
                 assert isinstance(reference, LatentStatistics)
@@ -207,7 +208,7 @@ def statistics(
         >>> score(vae, x, "mahalanobis", reference=statistics(vae, x)).shape
         torch.Size([50])
     """
-    with evaluating(vae), torch.random.fork_rng(_cards(x)):
+    with evaluating(vae), forked(x.device):
         weight = first_parameter(vae)
         found = LatentStatistics(torch.Size(vae.latent_shape).numel(), shrinkage=shrinkage).to(
             x.device if weight is None else weight.device
@@ -245,11 +246,6 @@ def _weights(vae: VAE, x: Tensor, cond: Any, level: Level) -> Tensor:
 def _normal(q: Distribution | None) -> Normal | None:
     base = q.base_dist if isinstance(q, Independent) else None
     return base if type(base) is Normal else None
-
-
-def _cards(x: Tensor) -> list[torch.device]:
-    """The devices beside the CPU whose random state is touched."""
-    return [x.device] if x.device.type == "cuda" else []
 
 
 def _chunks(x: Tensor, cond: Any, size: int) -> Iterator[tuple[Tensor, Any]]:

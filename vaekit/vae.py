@@ -23,8 +23,7 @@ from vaekit.draw import draw
 from vaekit.kinds import CriticLoss
 from vaekit.layers.frozen import frozen
 from vaekit.layers.precision import at_least_float32
-from vaekit.modes import evaluating as evaluating
-from vaekit.modes import seeded
+from vaekit.modes import drawing, evaluating
 from vaekit.records import Level, Output, Report, fold, unfold
 from vaekit.saving import push, write_model
 from vaekit.spec import Spec
@@ -350,12 +349,16 @@ class VAE(nn.Module):
             temperature: scales the spread of p(z); below 1 for typical, above 1 for unusual examples.
             generator: draws the seed, so that the global random state is left alone.
         """
-        with evaluating(self), seeded(generator, self.device):
+        with evaluating(self), drawing(generator, self.device):
             tokens = self._embed(cond, positive(n=n))
-            p = _tempered(self._prior(tokens), temperature)
-            z = p.sample() if p.batch_shape == (n,) else p.sample((n,))
-            sampler: Any = self.sampler
-            return self.likelihood_of(sampler.lookup(z) if self.space == "codes" else z, tokens).mean
+            return self.likelihood_of(self._drawn(n, tokens, temperature), tokens).mean
+
+    def _drawn(self, n: int, tokens: Any = None, temperature: float = 1.0) -> Tensor:
+        """n draws z ~ p(z), `(n, *latent_shape)`."""
+        p = _tempered(self._prior(tokens), temperature)
+        z = p.sample() if p.batch_shape == (n,) else p.sample((n,))
+        sampler: Any = self.sampler
+        return sampler.lookup(z) if self.space == "codes" else z
 
     @property
     def any_size(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaekit.checking import positive
 from vaekit.layers.poincare import from_normal, to_normal
-from vaekit.modes import evaluating, seeded
+from vaekit.modes import drawing, evaluating
 from vaekit.records import Level
 
 Path = Literal["linear", "slerp"]
@@ -51,7 +51,7 @@ def augment(vae: Any, x: Tensor, n: int, strength: float, cond: Any, generator: 
     """`vae.augment`: new variants of x, `(n, b, *input_shape)`, or `(b, *input_shape)` for one."""
     if not 0 <= strength < math.inf:
         raise ValueError(f"strength: expected a number of at least 0, got {strength}.")
-    with evaluating(vae), seeded(generator, vae.device):
+    with evaluating(vae), drawing(generator, vae.device):
         level = vae.encode(x, positive(n=n), cond=cond)
         if level.q is None:
             raise ValueError(

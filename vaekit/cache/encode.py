@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vaekit.cache.read import FORMAT, INDEX, CachedLatents, file_digest, read_index, write_index
-from vaekit.evaluate.examples import device_of, seeded
+from vaekit.modes import evaluating, seeded
 from vaekit.records import Level
 from vaekit.saving import CheckpointError, digest, write_atomically
 from vaekit.train.data import Batches, batches, on_device
 from vaekit.train.lock import locked
 from vaekit.train.rng import mix
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 from vaekit.version import __version__
 
 What: TypeAlias = Literal["mode", "sample", "moments", "codes"]
@@ -144,7 +144,7 @@ def _write(vae: VAE, data: Batches, folder: Path, index: dict[str, Any], show: A
 
 def _encoded(vae: VAE, x: Tensor, label: Tensor | None, made: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     """What is kept of a batch, on the CPU."""
-    device, what, dtype = device_of(vae), made["what"], TYPES[made["dtype"]]
+    device, what, dtype = vae.device, made["what"], TYPES[made["dtype"]]
     x, label = on_device((x, label), device, vae.data_range)
     if vae.condition is not None and label is None:
         raise ValueError("encode_dataset: the model has a condition. Give data as (data, labels).")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaekit.evaluate.examples import Examples, Unavailable, device_of, seeded
+from vaekit.evaluate.examples import Examples, Unavailable
 from vaekit.layers.divergence import check_densities, divergence, sum_of
-from vaekit.vae import VAE, evaluating
+from vaekit.modes import evaluating, seeded
+from vaekit.vae import VAE
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def bounds(vae: VAE, data: Examples, *, draws: int = 64, chunk: int | None = Non
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
     parts, sizes = [], []
-    with evaluating(vae), seeded(seed, device_of(vae)):
+    with evaluating(vae), seeded(seed, vae.device):
         for x, cond in data.conditioned():
             sizes.append(torch.full((len(x),), x[0].numel()))
             parts.append(_of_batch(vae, x, cond, draws, chunk or max(1, 4096 // len(x))))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaekit.evaluate.examples import Examples, Unavailable, device_of, seeded
+from vaekit.evaluate.examples import Examples, Unavailable
 from vaekit.layers.divergence import check_densities, divergence
-from vaekit.vae import VAE, evaluating
+from vaekit.modes import evaluating, seeded
+from vaekit.vae import VAE
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def code_length(vae: VAE, data: Examples, *, draws: int = 16, seed: int = 0) -> 
     if draws < 1:
         raise ValueError(f"draws: expected a whole number of at least 1, got {draws}.")
     bits, values, fixed, discrete = [], [], math.nan, False
-    with evaluating(vae), seeded(seed, device_of(vae)):
+    with evaluating(vae), seeded(seed, vae.device):
         for x, cond in data.conditioned():
             level = vae.encode(x, n=1, cond=cond)
             if level.p is None:

@@ -1,7 +1,6 @@
 """The data a model is evaluated on, batch by batch, in the order in which they come."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vaekit.checking import positive
+from vaekit.modes import seeded
 from vaekit.vae import VAE, first_parameter
 
 
@@ -40,8 +41,7 @@ class Examples:
     """
 
     def __init__(self, vae: VAE, data: Any, labels: Any = None, *, batch_size: int = 256) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}.")
+        positive(batch_size=batch_size)
         if isinstance(data, (tuple, list)) and len(data) == 2 and _is_array(data[0]) and _is_array(data[1]):
             x, second = (torch.as_tensor(each) for each in data)
             if tuple(second.shape[1:]) != vae.input_shape:  # else two batches of data
@@ -115,25 +115,10 @@ class Examples:
         return torch.cat(found) if found else None
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draws of the block start from `seed`; the global random state is left as it was."""
-    device = torch.device(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def reconstructed(vae: VAE, x: Tensor, cond: Any) -> Tensor:
     """The mean of p(x|z) at the mode of q(z|x), the same each time also where a sampler has no mode but draws."""
-    with seeded(0, device_of(vae)):
+    with seeded(0, vae.device):
         return vae.reconstruct(x, cond)
-
-
-def device_of(vae: VAE) -> torch.device:
-    """Where the model is."""
-    weight = first_parameter(vae)
-    return torch.device("cpu") if weight is None else weight.device
 
 
 def _is_array(data: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from vaekit.evaluate.examples import Examples, Unavailable, device_of, reconstructed
+from vaekit.evaluate.examples import Examples, Unavailable, reconstructed
 from vaekit.evaluate.extractors import Extractor
 from vaekit.vae import VAE
 
@@ -160,7 +160,7 @@ def reconstructions(vae: VAE, data: Examples) -> Iterable[Tensor]:
 
 def samples(vae: VAE, data: Examples, *, seed: int = 0) -> Iterator[Tensor]:
     """As many new examples as there are data, batch by batch; a model with a condition takes the data's labels."""
-    generator = torch.Generator(device_of(vae)).manual_seed(seed)
+    generator = torch.Generator(vae.device).manual_seed(seed)
     for x, cond in data.conditioned():
         try:
             made = vae.sample(len(x), cond, generator=generator)

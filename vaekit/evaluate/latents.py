@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from vaekit.evaluate.examples import Examples, Unavailable, device_of, seeded
+from vaekit.evaluate.examples import Examples, Unavailable
 from vaekit.layers.aggregate import Aggregate, require_density
 from vaekit.layers.divergence import check_densities
+from vaekit.modes import evaluating, seeded
 from vaekit.optional import require
 from vaekit.records import Level
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 
 Estimator: TypeAlias = Literal["exact", "mws", "mss"]
 
@@ -65,7 +66,7 @@ def latents(vae: VAE, data: Examples, *, seed: int = 0) -> Latents:
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
     levels, starts, count = [], [], 0
-    with evaluating(vae), seeded(seed, device_of(vae)):
+    with evaluating(vae), seeded(seed, vae.device):
         for x, cond in data.conditioned():
             levels.append(vae.encode(x, cond=cond))
             starts.append(count)

@@ -14,7 +14,7 @@ from torch import Tensor
 import vaekit.evaluate.disentanglement as factors_
 from vaekit.build import load
 from vaekit.evaluate.bounds import bounds
-from vaekit.evaluate.examples import Examples, Unavailable, device_of
+from vaekit.evaluate.examples import Examples, Unavailable
 from vaekit.evaluate.extractors import extractor as make_extractor
 from vaekit.evaluate.fid import (
     Moments,
@@ -344,7 +344,7 @@ class _Writer:
             told = "it compares features: give extractor="
             self.report.missing.update({f"{kind}[…]": told for kind in kinds})
             return
-        extract = make_extractor(what, self.vae.data_range, weights=weights, device=device_of(self.vae))
+        extract = make_extractor(what, self.vae.data_range, weights=weights, device=self.vae.device)
         write, of = self._adder("samples"), {kind: f"{kind}[{extract.name}]" for kind in kinds}
         real = features_of(extract, originals(self.data))
         copied = features_of(extract, reconstructions(self.vae, self.data))

@@ -15,7 +15,8 @@ from torch.distributions import Distribution
 from torch.export import Dim, ExportedProgram
 
 from vaekit.interop.runtime import ExportError
-from vaekit.vae import VAE, evaluating, first_parameter
+from vaekit.modes import evaluating
+from vaekit.vae import VAE, first_parameter
 
 What: TypeAlias = Literal["reconstruct", "encode", "decode"]
 

@@ -21,7 +21,8 @@ from vaekit.interop.exported import BATCH, OUTPUTS, What, example, other_size, r
 from vaekit.interop.int8 import Quantized, quantize
 from vaekit.interop.runtime import ExportError, quiet, run, session_of
 from vaekit.optional import require
-from vaekit.vae import VAE, evaluating
+from vaekit.modes import evaluating
+from vaekit.vae import VAE
 
 __all__ = ["ExportError", "Quantized", "compare", "example", "export", "quantize", "refuses", "torch_export"]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vaekit import scoring
 from vaekit.build import build
 from vaekit.device import pick
+from vaekit.modes import forked, seeded
 from vaekit.optional import require
 from vaekit.vae import VAE
 
@@ -99,8 +100,7 @@ class _Scaled:
         if isinstance(latent, int) and latent > features:
             raise ValueError(f"latent: {latent} is more than the data have, n_features = {features}. Lower it.")
         device = pick(self.device)
-        with torch.random.fork_rng(_cards(device)):
-            torch.manual_seed(seed)
+        with seeded(seed, device):
             vae = build(
                 self.recipe,
                 latent=latent,
@@ -166,7 +166,7 @@ class VAETransformer(_Scaled, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def transform(self, X: Any) -> np.ndarray:
         """The mode of q(z|x) of each row, (n, latent)."""
         x, dtype = self._given(X)
-        with torch.random.fork_rng(_cards(pick(self.device))):  # the sampler draws, though the mode is wanted
+        with forked(pick(self.device)):  # the sampler draws, though the mode is wanted
             found = [self.vae_.encode(part).mode.flatten(1).cpu() for part in self._parts(x)]
         return torch.cat(found).numpy().astype(dtype, copy=False)
 
@@ -327,11 +327,6 @@ class VAEAnomalyDetector(_Scaled, OutlierMixin, BaseEstimator):
 
     def _scores(self, x: Tensor) -> np.ndarray:
         return self._scored(self.vae_, x, self.kind, self.reference_, self.draws)
-
-
-def _cards(device: torch.device) -> list[torch.device]:
-    """The devices beside the CPU whose random state is touched."""
-    return [device] if device.type == "cuda" else []
 
 
 def _seed(random_state: Any) -> int:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from vaekit.evaluate.examples import device_of, seeded
+from vaekit.checking import positive
+from vaekit.modes import evaluating, seeded
 from vaekit.plot.figures import Figure, check_drawable, draw_rows
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 
 
 def reconstructions(
@@ -31,8 +32,8 @@ def reconstructions(
         MissingPackage: where matplotlib is missing.
     """
     check_drawable(vae, "reconstructions")
-    _at_least_one(columns=columns)
-    with seeded(0, device_of(vae)):  # encoding draws
+    positive(columns=columns)
+    with seeded(0, vae.device):  # encoding draws
         again = vae.reconstruct(x, cond)
     columns = min(columns, len(x))
     rows, names = [], []
@@ -67,7 +68,8 @@ def samples(
         ValueError, MissingPackage: see `reconstructions`.
     """
     check_drawable(vae, "samples")
-    _at_least_one(n=n, columns=columns)
+    positive(n=n)
+    positive(columns=columns)
     drawn = vae.sample(n, cond, temperature, torch.Generator().manual_seed(seed))
     columns = min(columns, n)
     return draw_rows([_filled(part, columns, vae) for part in drawn.split(columns)], vae, path=path)
@@ -98,7 +100,7 @@ def interpolations(
         ValueError, MissingPackage: see `reconstructions`.
     """
     check_drawable(vae, "interpolations")
-    with seeded(0, device_of(vae)):
+    with seeded(0, vae.device):
         between = vae.interpolate(a, b, steps, cond, path=line)
     whole = torch.cat([a[None].to(between), between, b[None].to(between)])
     ticks = ["a", *(f"{i / max(steps - 1, 1):.2g}" for i in range(steps)), "b"]
@@ -133,7 +135,7 @@ def traversals(
     if len(x) != 1:
         raise ValueError(f"plot.traversals: draws one example, got {len(x)}. Use x[:1].")
     dims = range(min(10, math.prod(vae.latent_shape))) if dims is None else dims
-    with seeded(0, device_of(vae)):
+    with seeded(0, vae.device):
         made = vae.traverse(x, dims, steps, span, cond)[:, :, 0]
     ticks = [f"{float(value):.3g}" for value in torch.linspace(-span, span, steps)]
     return draw_rows(list(made), vae, names=[f"z{d}" for d in dims], columns=ticks, path=path)
@@ -170,7 +172,7 @@ def manifold(
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014; figure 4), https://arxiv.org/abs/1312.6114
     """
     check_drawable(vae, "manifold")
-    _at_least_one(steps=steps)
+    positive(steps=steps)
     if vae.latent_shape != (2,):
         raise ValueError(
             f"plot.manifold: needs a latent of 2 numbers, and this one has the shape {vae.latent_shape}. Use "
@@ -224,9 +226,3 @@ def _parts(z: Tensor) -> list[tuple[int, Tensor]]:
 
 def _part(cond: Any, start: int, size: int) -> Any:
     return cond[start : start + size] if isinstance(cond, Tensor) else cond
-
-
-def _at_least_one(**given: int) -> None:
-    for name, value in given.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, constraints
 from vaekit.kinds import FittedPrior, prior
 from vaekit.layers.autoregressive import CausalTransformer, PixelCNN
 from vaekit.layers.fitting import check_training, minimise
+from vaekit.modes import seeded
 
 
 @prior("autoregressive", tags=("discrete", "learned"), cite=("oord2016", "oord2017", "esser2021"))
@@ -102,8 +103,7 @@ class AutoregressivePrior(FittedPrior):
         if not len(z):
             raise ValueError("autoregressive: there are no codes to fit to.")
         training = {"epochs": self.epochs, "lr": self.lr, "batch_size": self.batch_size, "seed": self.seed}
-        with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)  # of dropout
+        with seeded(self.seed, z.device):  # dropout
             self.train()
             minimise(lambda codes: -self().log_prob(codes), self.parameters(), z, **training)
         self.eval()

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit.modes import evaluating
 from vaekit.train.data import Batches, TensorBatches, on_device
 from vaekit.train.phases import Phase
 from vaekit.train.pieces import Pieces
 from vaekit.train.processes import Processes
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 
 
 def check_counts(**counts: Any) -> None:

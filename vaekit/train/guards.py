@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.kinds import CriticLoss
-from vaekit.vae import VAE, evaluating
+from vaekit.modes import evaluating
+from vaekit.vae import VAE
 
 
 class Guard:

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from vaekit.device import networks_in
 from vaekit.kinds import CriticLoss
+from vaekit.modes import evaluating
 from vaekit.train.data import Batches
 from vaekit.train.feed import Feed, alone, grouped
 from vaekit.train.history import Meter
 from vaekit.train.processes import Agreement
 from vaekit.train.rng import own_noise
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 
 FEW = 512  # examples to look at for symptoms
 
