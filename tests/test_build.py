@@ -1,5 +1,8 @@
 """From what a user writes to a wired model: every way to fill a slot, every shape."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -160,6 +163,13 @@ def test_citing_gives_the_papers_of_the_parts_and_no_others():
     text = vaekit.cite(vaekit.build("beta_vae", latent=2))
     assert "@article{higgins2017" in text and "kingma2014" in text and "rombach2022" not in text
     assert text.index("higgins2017") < text.index("kingma2014"), "the recipe comes first"
+    loss = ["nll", "kl", vaekit.term("adversarial", critic="patchgan")]
+    text = vaekit.cite(
+        vaekit.build(
+            "conv", latent=(4, 8, 8), input_shape=(3, 32, 32), transforms=["bound", "channel_dropout"], loss=loss
+        )
+    )
+    assert "rippel2014" in text and "isola2017" in text
 
 
 def test_every_citation_key_is_in_the_bibliography():
@@ -210,3 +220,39 @@ def test_a_timm_encoder_gives_timms_own_features():
     twin.load_state_dict(encoder.body.state_dict(), strict=False)
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(encoder(x), twin(x)[-1])
+
+
+IN_THREADS = """
+import sys, threading
+import vaekit
+
+sys.setswitchinterval(1e-5)
+given = [("mlp", {}), ("conv", {"width": 8}), ("beta_vae", {}), ("vq_vae", {"latent": (2, 2, 2)}), ("vamp_vae", {}),
+         ("mlp", {"prior": "flow"}), ("conv", {"width": 8, "condition": vaekit.use("class", classes=3)}), ("mlp", {})]
+start, made, wrong = threading.Barrier(len(given)), {}, []
+
+
+def build(i):
+    recipe, args = given[i]
+    try:
+        start.wait()
+        for _ in range(3):
+            made[i] = vaekit.build(recipe, **{"latent": 2, "input_shape": (1, 8, 8), **args})
+    except BaseException as error:
+        wrong.append(repr(error))
+
+
+threads = [threading.Thread(target=build, args=(i,)) for i in range(len(given))]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not wrong, wrong
+for i, (recipe, args) in enumerate(given):
+    alone = vaekit.build(recipe, **{"latent": 2, "input_shape": (1, 8, 8), **args})
+    assert alone.spec == made[i].spec and repr(alone) == repr(made[i]), recipe
+    assert all(not p.is_meta and p.isfinite().all() for p in made[i].parameters()), recipe
+"""
+
+
+def test_threads_that_build_at_once_from_the_first_import_on_get_what_one_alone_gets():
+    ran = subprocess.run([sys.executable, "-c", IN_THREADS], text=True, capture_output=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]

@@ -169,7 +169,7 @@ def test_a_report_prints_its_terms(vae, x):
     assert "nll" in str(vae.loss(x)) and "kl" in str(vae.loss(x))
 
 
-def test_pushing_uploads_the_saved_files_and_a_card(vae, monkeypatch):
+def test_pushing_uploads_the_saved_files_and_a_card(vae, x, monkeypatch):
     seen = {}
 
     class Api:
@@ -192,6 +192,11 @@ def test_pushing_uploads_the_saved_files_and_a_card(vae, monkeypatch):
     assert seen["files"] == ["README.md", "model.safetensors", "spec.json"] and seen["token"] == "t"
     assert seen["repo"] == ("someone/digits", True, True) and 'vaekit.load("someone/digits")' in seen["card"]
     assert "x ─► encoder" in seen["card"] and seen["model"].spec == vae.spec
+    assert f"shape `({', '.join(map(str, vae.input_shape))})`" in seen["card"] and "{kingma2014," in seen["card"]
+    code = seen["card"].split("```python\n")[1].split("```")[0].replace("vaekit.load", "(lambda _: vae)")
+    made = {"vae": vae, "x": x}
+    exec(code, made)
+    assert made["x_again"].shape == x.shape and len(made["x_new"]) == 8
 
 
 def test_a_repository_on_the_hub_is_loaded_from_its_snapshot(vae, x, tmp_path, monkeypatch):

@@ -7,21 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from vaekit.kinds import condition, decoder, encoder, likelihood, loss, objective, prior, recipe, sampler, weight
-from vaekit.registry import Registry
+from vaekit.kinds import recipe
+from vaekit.registry import registries
 from vaekit.spec import Spec
-
-_REGISTRIES: dict[str, Registry[Any]] = {
-    "encoder": encoder,
-    "sampler": sampler,
-    "prior": prior,
-    "decoder": decoder,
-    "likelihood": likelihood,
-    "condition": condition,
-    "objective": objective,
-    "term": loss,
-    "weight": weight,
-}
 
 
 def cite(model: Any) -> str:
@@ -51,14 +39,14 @@ def _keys(value: Any) -> list[str]:
         found: list[str] = []
         if value.kind == "vae" and value.args.get("recipe") in recipe:
             found += recipe.entry(value.args["recipe"]).cite
-        registry = _REGISTRIES.get(value.kind)
+        registry = registries().get({"term": "loss"}.get(value.kind, value.kind))
         if registry is not None and ":" not in value.name:
             found += registry.entry(value.name).cite
         return found + [key for arg in value.args.values() for key in _keys(arg)]
     if isinstance(value, tuple):
         return [key for each in value for key in _keys(each)]
     if isinstance(value, nn.Module):
-        named = ((r, r.name_of(type(value))) for r in _REGISTRIES.values())
+        named = ((r, r.name_of(type(value))) for r in registries().values())
         return [key for registry, name in named if name for key in registry.entry(name).cite]
     return []
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vaekit.cite import cite
 from vaekit.layers.misfits import misfits
 from vaekit.spec import Spec
 from vaekit.version import __version__
@@ -54,7 +55,7 @@ def push(model: nn.Module, spec: Spec, repo_id: str, *, private: bool, token: st
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         write_model(model, spec, folder)
-        Path(folder, "README.md").write_text(_CARD.format(repo_id=repo_id, drawing=model), encoding="utf-8")
+        Path(folder, "README.md").write_text(_card(model, spec, repo_id), encoding="utf-8")
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a vaekit model"))
 
@@ -74,21 +75,48 @@ def fetch(repo_id: str) -> Path:
         raise CheckpointError(f"{repo_id}: is no folder here, and can't be had from the hub ({told}).") from error
 
 
+def _card(model: Any, spec: Spec, repo_id: str) -> str:
+    values = "of any size" if model.data_range is None else "in [{:g}, {:g}]".format(*model.data_range)
+    shape, cond = ", ".join(map(str, model.input_shape)), "" if model.condition is None else ", cond"
+    return _CARD.format(
+        repo_id=repo_id,
+        shape=shape,
+        values=values,
+        cond=cond,
+        by_name=cond and ", cond=cond",
+        drawing=model,
+        papers=cite(spec),
+    )
+
+
 _CARD = """---
 library_name: vaekit
 tags: [vaekit, vae]
 ---
 
-A variational autoencoder made with vaekit.
+A variational autoencoder made with vaekit, for data of shape `({shape})` with values {values}.
+
+```bash
+pip install vaekit
+```
 
 ```python
 import vaekit
 
 vae = vaekit.load("{repo_id}")
+z = vae.encode(x{by_name}).mode
+x_again = vae.decode(z{cond})
+x_new = vae.sample(8{cond})
 ```
 
 ```text
 {drawing}
+```
+
+The papers behind its parts:
+
+```bibtex
+{papers}
 ```
 """
 
