@@ -4,6 +4,7 @@ Without the shape checks: dynamo traces the parts that keep a batch open by aski
 """
 
 import json
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -144,6 +145,59 @@ def test_a_file_that_says_something_else_is_not_left_behind(tmp_path, monkeypatc
     with pytest.raises(ExportError, match="differ by 0.001"):
         export(vae, path)
     assert not path.exists()
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    """Cut short in writing, or found to say something else: the old file is whole, and nothing lies beside it."""
+    path = export(build("mlp"), tmp_path / "model.onnx")
+    before = path.read_bytes()
+
+    def half(self, place):
+        Path(place).write_bytes(before[: len(before) // 2])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx.ONNXProgram, "save", half)
+        with pytest.raises(OSError, match="no space left"):
+            export(build("conv"), path)
+    run_as_ever = vaekit.interop.onnx.run
+    with monkeypatch.context() as patch:
+        patch.setattr("vaekit.interop.onnx.run", lambda *given: run_as_ever(*given) + 1e-3)
+        with pytest.raises(ExportError, match=r"model\.onnx: onnxruntime and torch differ"):
+            export(build("conv"), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_quantization_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    from onnxruntime import quantization
+
+    path = export(build("mlp"), tmp_path / "model.onnx")
+    before = path.read_bytes()
+
+    def half(model, place, **_):
+        Path(place).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantization, "quantize_dynamic", half)
+        with pytest.raises(OSError, match="no space left"):
+            quantize(path, path, repeats=1)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    report = quantize(path, path, repeats=1)
+    assert report.size_before == len(before) and report.size == len(path.read_bytes()) != len(before)
+
+
+def test_weights_in_a_file_of_their_own_move_with_the_model_and_go_when_it_needs_none(tmp_path, monkeypatch):
+    vae, path, x = build("mlp"), tmp_path / "model.onnx", torch.rand(2, 1, 8, 8)
+    save = torch.onnx.ONNXProgram.save
+    with monkeypatch.context() as patch:  # as for a model above 2 GB
+        patch.setattr(torch.onnx.ONNXProgram, "save", lambda self, place: save(self, place, external_data=True))
+        export(vae, path)
+    assert {each.name for each in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    torch.testing.assert_close(run(path, x), vae.reconstruct(x), rtol=1e-4, atol=1e-4)
+    export(vae, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+    torch.testing.assert_close(run(path, x), vae.reconstruct(x), rtol=1e-4, atol=1e-4)
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(tmp_path):

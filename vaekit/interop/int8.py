@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.interop.runtime import ExportError, quiet, run, session_of
+from vaekit.interop.runtime import ExportError, quiet, run, session_of, weights_beside, written_beside
 from vaekit.optional import require
 
 
@@ -79,12 +79,12 @@ def quantize(
     told = _told(session, path)
     given = _noise(session, told) if data is None else (data,) if isinstance(data, Tensor) else tuple(data)
     before, seconds_before = _timed(session, given, repeats)
-    out.parent.mkdir(parents=True, exist_ok=True)
     model = onnx.load(str(path))
     del model.graph.value_info[:]  # shapes inside, some of which do not hold after onnxruntime's rewrites
-    with quiet():
+    size_before = _size(path)  # now: `out` may be the same file
+    with written_beside(out) as beside, quiet():
         # unsigned weights: onnxruntime's integer convolution on a CPU takes no others
-        quantization.quantize_dynamic(model, str(out), weight_type=quantization.QuantType.QUInt8)
+        quantization.quantize_dynamic(model, str(beside), weight_type=quantization.QuantType.QUInt8)
     after, seconds = _timed(session_of(out), given, repeats)
     if told["what"] == "encode" or told["data_range"] is None:
         peak = float(before.max() - before.min())
@@ -94,7 +94,7 @@ def quantize(
     if told["what"] == "reconstruct":
         x = given[0].detach().cpu()
         lost = _psnr(before, x, peak) - _psnr(after, x, peak)
-    return Quantized(out, _size(out), _size(path), seconds_before / seconds, _psnr(after, before, peak), lost)
+    return Quantized(out, _size(out), size_before, seconds_before / seconds, _psnr(after, before, peak), lost)
 
 
 def _timed(session: Any, given: Sequence[Tensor], repeats: int) -> tuple[Tensor, float]:
@@ -131,5 +131,5 @@ def _psnr(a: Tensor, b: Tensor, peak: float) -> float:
 
 def _size(path: Path) -> int:
     """Bytes of a file, and of the weights that a large model keeps beside it."""
-    beside = path.with_name(path.name + ".data")
+    beside = weights_beside(path)
     return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)

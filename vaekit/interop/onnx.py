@@ -19,9 +19,9 @@ from torch.export import ExportedProgram
 
 from vaekit.interop.exported import BATCH, OUTPUTS, What, example, other_size, refuses, torch_export
 from vaekit.interop.int8 import Quantized, quantize
-from vaekit.interop.runtime import ExportError, quiet, run, session_of
-from vaekit.optional import require
+from vaekit.interop.runtime import ExportError, quiet, run, session_of, written_beside
 from vaekit.modes import evaluating
+from vaekit.optional import require
 from vaekit.vae import VAE
 
 __all__ = ["ExportError", "Quantized", "compare", "example", "export", "quantize", "refuses", "torch_export"]
@@ -54,8 +54,8 @@ def export(
 
     Raises:
         ValueError: where `what` is no pass, or another size is asked of a model that takes one.
-        ExportError: where a part can't be exported, or the file gives something else than the model. Nothing is left
-            behind then.
+        ExportError: where a part can't be exported, or the file gives something else than the model. What was at
+            `path` before is as it was then; a new file takes its place only when it is whole and has been checked.
         MissingPackage: without onnx, onnxscript and onnxruntime; `pip install "vaekit[interop]"`.
 
     Returns:
@@ -71,7 +71,6 @@ def export(
         require(package, user="vaekit.interop.onnx.export", extra="interop")
     program = torch_export(vae, what, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     names = ["z" if what == "decode" else "x", "cond"][: len(example(vae, what, 1))]
     with quiet():
         try:
@@ -95,15 +94,13 @@ def export(
         "data_range": vae.data_range,
     }
     written.model.metadata_props["vaekit"] = json.dumps(told)
-    written.save(path)
-    if tolerance is not None:
-        try:
+    with written_beside(path) as beside:
+        written.save(beside)
+        if tolerance is not None:
+            session = session_of(beside)
             for given in _trials(vae, what, program):
-                compare(vae, path, what, given, tolerance)
-        except ExportError:
-            path.unlink()
-            path.with_name(path.name + ".data").unlink(missing_ok=True)
-            raise
+                _compare(vae, session, path, what, given, tolerance)
+            del session  # which holds the file open
     return path
 
 
@@ -120,11 +117,15 @@ def compare(vae: VAE, path: str | Path, what: What, given: Sequence[Tensor], tol
     Raises:
         ExportError: where it is larger.
     """
+    return _compare(vae, session_of(path), path, what, given, tolerance)
+
+
+def _compare(vae: VAE, session: Any, path: str | Path, what: What, given: Sequence[Tensor], tolerance: float) -> float:
     x, cond = given[0], given[1] if len(given) > 1 else None
     with evaluating(vae), torch.no_grad():
         theirs = vae.decode(x, cond) if what == "decode" else vae.encode(x, cond=cond).mode
         theirs = vae.decode(theirs, cond) if what == "reconstruct" else theirs
-    ours = run(session_of(path), given).to(theirs.device)
+    ours = run(session, given).to(theirs.device)
     if ours.shape != theirs.shape:
         raise ExportError(f"{path}: gives shape {tuple(ours.shape)}, and the model {tuple(theirs.shape)}.")
     difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1))

@@ -1,6 +1,8 @@
 """What exporting and running share: ONNX files in onnxruntime, on the CPU."""
 
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +35,32 @@ def run(session: Any, given: Sequence[Tensor]) -> Tensor:
         raise ValueError(f"data: the file takes {', '.join(names)}, got {len(given)} tensors.")
     feed = {name: each.detach().cpu().numpy() for name, each in zip(names, given, strict=True)}
     return torch.from_numpy(session.run(None, feed)[0])
+
+
+def weights_beside(path: Path) -> Path:
+    """Where a model above 2 GB keeps its weights: a file beside its own, which names it."""
+    return path.with_name(path.name + ".data")
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path to write `path`'s file at, in a folder of its own beside it, from where it is moved when it is whole.
+
+    Where the block raises, what was at `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        beside = Path(folder, path.name)
+        yield beside
+        # the weights first: the file that names them comes last
+        files = [each for each in (weights_beside(beside), beside) if each.exists()]
+        for each in files:
+            with each.open("rb+") as file:
+                os.fsync(file.fileno())
+        for each in files:
+            os.replace(each, path.with_name(each.name))
+        if len(files) == 1:
+            weights_beside(path).unlink(missing_ok=True)  # of a larger model that was here before
 
 
 @contextmanager
