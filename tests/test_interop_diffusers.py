@@ -275,6 +275,49 @@ def test_files_that_hold_no_weights_are_refused(tmp_path, name):
         interop.load(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"), [('{"_class_name": "Auto', "no JSON"), ("[1]", "settings by name, got list")]
+)
+def test_a_damaged_config_is_refused(folder, text, said):
+    _, path = folder("kl")
+    (path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"config\.json: .*{said}"):
+        interop.load(path)
+
+
+def test_a_save_that_fails_leaves_the_old_files(folder, tmp_path, monkeypatch):
+    _, path = folder("kl")
+    vae = interop.load(path)
+    interop.save_ldm(vae, tmp_path / "a.safetensors")
+    before = {file: file.read_bytes() for file in [*path.iterdir(), tmp_path / "a.safetensors"]}
+
+    def half(state, file, metadata=None):
+        with open(file, "wb") as opened:
+            opened.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(interop, "save_file", half)
+    with pytest.raises(OSError, match="no space left"):
+        interop.save(vae, path)
+    with pytest.raises(OSError, match="no space left"):
+        interop.save_ldm(vae, tmp_path / "a.safetensors")
+    assert {file: file.read_bytes() for file in [*path.iterdir(), tmp_path / "a.safetensors"]} == before
+
+
+def test_a_scale_that_diffusers_has_not_writes_nothing(folder, tmp_path):
+    vae = interop.load(folder("kl")[1])
+
+    class PerPlace(torch.nn.Module):
+        def forward(self, z):
+            return z * torch.arange(z.shape[-1])
+
+    vae.normalizer = PerPlace()
+    vae.spec = None
+    with pytest.raises(ValueError, match="one scale a channel"):
+        interop.save(vae, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
 def test_an_input_shape_that_the_strides_do_not_divide_is_refused(folder):
     _, path = folder("kl")
     with pytest.raises(ValueError, match="multiples of 2"):

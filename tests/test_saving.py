@@ -11,6 +11,7 @@ import torch
 import vaekit
 from tests.networks import FixedEncoder, WiredEncoder
 from vaekit import BuildError, CheckpointError, UnknownName, ramp, term, use
+from vaekit.saving import read_weights
 
 
 @pytest.fixture
@@ -133,8 +134,6 @@ def test_an_edited_spec_is_noticed_and_can_be_given_up(vae, tmp_path):
 
 
 def test_weights_of_another_model_name_the_tensors(vae, tmp_path):
-    from vaekit.saving import read_weights
-
     vae.save_pretrained(tmp_path)
     other = vaekit.build("conv", latent=4, input_shape=(1, 6, 6), width=8)
     before = [p.clone() for p in other.parameters()]
@@ -143,6 +142,35 @@ def test_weights_of_another_model_name_the_tensors(vae, tmp_path):
     ):
         read_weights(other, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_missing_and_foreign_tensors_are_named_with_both_shapes_and_nothing_is_loaded(vae, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    vae.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    (first, second, third), shape = list(state)[:3], {key: tuple(t.shape) for key, t in state.items()}
+    state["foreign.weight"] = state.pop(first)
+    state[second] = torch.zeros(7, 1)
+    save_file(state, path, metadata)
+    other = vaekit.build(vae.spec)
+    before = {key: t.clone() for key, t in other.state_dict().items()}
+    assert not torch.equal(before[third], state[third]), "the rest of the file would have changed it"
+    for load in (lambda: vaekit.load(tmp_path), lambda: read_weights(other, tmp_path)):
+        with pytest.raises(CheckpointError) as caught:
+            load()
+        for told in (
+            f"1 missing ({first})",
+            "1 not in the network (foreign.weight)",
+            f"1 of another shape ({second}: (7, 1) in place of {shape[second]})",
+            "Nothing was loaded",
+        ):
+            assert told in str(caught.value)
+    assert all(torch.equal(before[key], t) for key, t in other.state_dict().items())
 
 
 def test_a_missing_folder_and_a_foreign_file(vae, tmp_path):
@@ -213,7 +241,10 @@ def test_tied_weights_and_other_layouts_are_saved(tmp_path):
 def test_loading_does_not_fetch_pretrained_weights(tmp_path, monkeypatch):
     import timm
 
+    from vaekit.encoders import timm_backbone
+
     real = timm.create_model
+    monkeypatch.setattr(timm_backbone, "pretrained_file", lambda *_, **__: "not read")
     monkeypatch.setattr(
         timm, "create_model", lambda name, pretrained=False, **args: real(name, pretrained=False, **args)
     )
@@ -223,6 +254,7 @@ def test_loading_does_not_fetch_pretrained_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(
         timm, "create_model", lambda name, pretrained=False, **args: asked.append(pretrained) or real(name, **args)
     )
+    monkeypatch.setattr(timm_backbone, "pretrained_file", lambda *_, **__: pytest.fail("weights were looked for"))
     vaekit.load(tmp_path)
     assert asked and not any(asked)
 

@@ -18,7 +18,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "widths": (8, 16, 16), "blocks": (1, 1, 1), "block_types": "resnet", "qkv_multiscales": ((), (), ()),
         "head_dim": 4,
     },
+    "vit": {"width": 16, "depth": 1, "heads": 2},
 }  # fmt: skip
+TILED = [name for name in NETWORKS if name != "vit"]  # whose attention sees the whole map
 
 
 def model(name, built, **args):
@@ -45,7 +47,7 @@ def test_data_of_odd_sizes_come_back_in_their_size(name, built):
 
 
 @pytest.mark.parametrize("built", BUILT)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TILED)
 def test_tiles_of_odd_sizes_are_the_whole(name, built):
     vae, x = model(name, built).double(), torch.rand(1, 3, 37, 51, dtype=torch.float64)
     with torch.no_grad():
@@ -84,10 +86,34 @@ def test_an_encoder_that_drops_a_rest_says_so_in_place_of_giving_another_size():
         latent=(4, 8, 8), input_shape=(3, 32, 32),
     ).eval()  # fmt: skip
     assert vae.reconstruct(torch.rand(1, 3, 36, 52)).shape == (1, 3, 36, 52)
-    with pytest.raises(
-        ValueError, match=r"data of 37×51 come back as 36×48, since KLResNetEncoder leaves out the rest"
-    ):
+    with pytest.raises(ValueError, match=r"data of 37×51 come back as 36×48: KLResNetEncoder rounds down a side"):
         vae.reconstruct(torch.rand(1, 3, 37, 51))
+
+
+def test_a_decoder_that_is_not_told_the_size_is_the_one_that_is_blamed():
+    class Crops(torch.nn.Module):
+        any_size = True
+
+        def forward(self, z):
+            return z[:, :3].repeat_interleave(4, 2).repeat_interleave(4, 3)[..., 1:-1, 1:-1]
+
+    vae = vaekit.build(
+        encoder=use("tiny", **NETWORKS["tiny"]), decoder=Crops(), latent=(4, 8, 8), input_shape=(3, 30, 30)
+    ).eval()
+    assert vae.reconstruct(torch.rand(1, 3, 38, 30)).shape == (1, 3, 38, 30)
+    with pytest.raises(ValueError, match=r"37×51 come back as 38×50: that is what Crops makes .* not told the size"):
+        vae.reconstruct(torch.rand(1, 3, 37, 51))
+
+
+@pytest.mark.parametrize("shape", [(3, 10), (2, 9, 14), (1, 6, 7, 5)])
+def test_a_vision_transformer_gives_data_of_any_rank_back_in_their_size(shape):
+    """Also where the map is that of the size that it was built for, which is another size."""
+    latent = (4, *(-(-side // 4) for side in shape[1:]))
+    part = use("vit", **NETWORKS["vit"], patch=4)
+    vae = vaekit.build(encoder=part, decoder=part, latent=latent, input_shape=shape).eval()
+    for more in (-1, 0, 1, 5):
+        x = torch.rand(2, shape[0], *(side + more for side in shape[1:]))
+        assert vae.reconstruct(x).shape == x.shape
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 14), (2, 3, 9), (2, 3, 5, 6, 7)])

@@ -243,24 +243,48 @@ def test_a_host_that_never_answers_is_given_up_within_two_seconds(tmp_path, monk
     assert time.perf_counter() - begin < 2
 
 
-def test_a_copy_in_the_cache_is_taken_without_asking_the_network(tmp_path, monkeypatch, files):
-    repository = tmp_path / "models--timm--test_vit.r160_in1k"
+def cached(folder, monkeypatch, name, file):
+    """A hub's cache that holds a network's weights, and a network connection that is not asked."""
+    repository = folder / f"models--timm--{name}.r160_in1k"
     (repository / "snapshots" / "abc").mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    shutil.copy(files["test_vit"], repository / "snapshots" / "abc" / "model.safetensors")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    shutil.copy(file, repository / "snapshots" / "abc" / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
 
     def asked(url):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(timm_weights, "unanswered", asked)
+
+
+def test_a_copy_in_the_cache_is_taken_without_asking_the_network(tmp_path, monkeypatch, files):
+    cached(tmp_path, monkeypatch, "test_vit", files["test_vit"])
     x = image(1, 3, 32, 32)
     made = [
         Backbone("test_vit", weights, in_shape=(3, 32, 32), data_range=(0.0, 1.0))(x)
         for weights in ("pretrained", files["test_vit"])
     ]
     torch.testing.assert_close(*made, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("latent", [(8,), (8, 4, 4)])
+def test_a_pretrained_timm_encoder_takes_the_copy_in_the_cache(tmp_path, monkeypatch, files, latent):
+    cached(tmp_path, monkeypatch, "test_resnet", files["test_resnet"])
+    encoder = vaekit.encoder["timm"]((1, 32, 32), latent, backbone="test_resnet", pretrained=True)
+    own, theirs = encoder.body.state_dict(), timm.create_model("test_resnet", checkpoint_path=files["test_resnet"])
+    apart = [key for key, value in own.items() if not torch.equal(value, theirs.state_dict()[key])]
+    assert apart == ["conv1.0.weight"], "colours are summed to one channel"
+
+
+def test_a_pretrained_timm_encoder_says_which_file_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm_weights, "unanswered", lambda url: "no network")
+    with pytest.raises(FileNotFoundError) as caught:
+        vaekit.encoder["timm"]((3, 32, 32), (8,), backbone="test_resnet", pretrained=True)
+    told = str(caught.value)
+    assert "Get model.safetensors from https://huggingface.co/timm/test_resnet" in told and str(tmp_path) in told
+    assert "had by pretrained=False" in told and "weights='" not in told
 
 
 def test_what_can_not_be_is_refused_when_it_is_made():

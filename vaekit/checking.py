@@ -88,10 +88,15 @@ def cut(vae: Any, y: Tensor, size: Sequence[int]) -> Tensor:
         return y
     if any(a < b for a, b in zip(made, size, strict=True)):
         shown, got = ("×".join(map(str, each)) for each in (size, made))
+        if vae._sized:  # the decoder was told the size, and gave all that the latent covers
+            why = f"{type(vae.encoder).__name__} rounds down a side that its stride does not divide"
+            instead = "'kl_resnet' rounds up with odd='up'"
+        else:
+            why = f"that is what {type(vae.decoder).__name__} makes of the latent, and its forward is not told the size"
+            instead = "a decoder with any_size may have a keyword `size` in forward"
         raise ValueError(
-            f"vae: data of {shown} come back as {got}, since {type(vae.encoder).__name__} leaves out the rest of a "
-            "side that its stride does not divide. Crop or pad the data to multiples of the stride; "
-            "'kl_resnet' takes any size with odd='up'."
+            f"vae: data of {shown} come back as {got}: {why}. Crop or pad the data to multiples of the stride; "
+            f"{instead}."
         )
     return y[(..., *map(slice, size))]
 

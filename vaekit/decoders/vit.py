@@ -22,7 +22,7 @@ class ViTDecoder(Decoder):
     A map latent has a token per place, a vector latent becomes all tokens by one linear layer.
 
     Shapes: z `(b, *latent)` → y `(b, *out_shape)` with 1 to 3 spatial dimensions; a map of another size `(b, c, *t)` →
-    `(b, channels, *t·patch)`.
+    `(b, channels, *t·patch)`, or what `forward` is told as `size` of it.
 
     Args:
         latent_shape: the latent's shape, whose map says how many patches there are; wired.
@@ -90,14 +90,18 @@ class ViTDecoder(Decoder):
         self.out = FromTokens(width, out_shape, patch, smooth=smooth)
         start(self)
 
-    def forward(
-        self, z: Float[Tensor, "b *latent"], cond: Float[Tensor, "b t k"] | None = None
+    def forward(  # type: ignore[override]
+        self,
+        z: Float[Tensor, "b *latent"],
+        cond: Float[Tensor, "b t k"] | None = None,
+        *,
+        size: Sequence[int] | None = None,
     ) -> Float[Tensor, "b c *s"]:
         grid = tuple(z.shape[2:]) if self.is_map else self.grid
         tokens = self.embed(z.flatten(2).mT if self.is_map else z).reshape(len(z), -1, self.width)
         tokens = tokens + self.positions(grid)
         y = self.blocks(join(tokens, self.cond, cond))[:, : tokens.shape[1]]
-        return self.out(self.norm(y), grid)
+        return self.out(self.norm(y), grid, size)
 
 
 def _check_rank(latent_shape: Sequence[int], out_shape: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vaekit.kinds import Encoder, encoder
 from vaekit.layers.modulation import Modulation
+from vaekit.layers.timm_weights import pretrained_file
 from vaekit.optional import require
 
 
@@ -31,6 +32,7 @@ class TimmEncoder(Encoder):
 
     Raises:
         ValueError: where timm has no such backbone, or none of its maps has the latent's size.
+        FileNotFoundError: with `pretrained`, where the weights can't be had; it says which file to put where.
         MissingPackage: where timm can't be imported.
 
     References:
@@ -63,6 +65,8 @@ class TimmEncoder(Encoder):
         self.stride, self.channels_last = 1, False
         size = tuple(in_shape[1:])
         options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_shape[0]}
+        if pretrained:  # by its path, since timm by itself tries for most of a minute where there is no network
+            options["pretrained_cfg_overlay"] = {"file": pretrained_file(backbone, by_path=False)}
         try:
             info = timm.create_model(backbone, features_only=True, in_chans=in_shape[0]).feature_info
         except (RuntimeError, AttributeError, NotImplementedError, AssertionError):

@@ -25,7 +25,7 @@ import vaekit.recipes.latent_diffusion  # noqa: F401 — presets are recipes
 from vaekit.build import build
 from vaekit.interop import kl
 from vaekit.kinds import encoder, recipe
-from vaekit.saving import CheckpointError
+from vaekit.saving import CheckpointError, write_atomically
 from vaekit.spec import Spec, use
 from vaekit.vae import VAE
 
@@ -152,8 +152,7 @@ def read(path: str | Path) -> Checkpoint:
     if path.is_dir():
         if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
             path = path / "vae"  # of a whole pipeline
-        if (path / "config.json").is_file():
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = _config(path / "config.json")
         found: dict[str, Any] = {}
         for file in _files(path):
             found |= _tensors(file)
@@ -170,6 +169,19 @@ def read(path: str | Path) -> Checkpoint:
     state = {key: value for key, value in inside.items() if not _KNOWN.match(key)}
     ignored = [prefix + key for key in inside if key not in state] + [k for k in found if not k.startswith(prefix)]
     return Checkpoint(path, state, config, tuple(ignored))
+
+
+def _config(file: Path) -> dict[str, Any] | None:
+    """What a folder's config.json says; None where there is none."""
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: is damaged or no JSON ({error}). Copy it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: expected settings by name, got {type(config).__name__}. Copy it again.")
+    return config
 
 
 def _files(folder: Path) -> list[Path]:
@@ -336,18 +348,18 @@ def save(vae: VAE, folder: str | Path) -> None:
         folder: made if it is not there.
 
     Raises:
-        ValueError: where diffusers has no such model, saying in what.
+        ValueError: where diffusers has no such model, saying in what; nothing is written then.
     """
     name = encoder.name_of(type(vae.encoder)) or ""
     if name not in FAMILIES:
         raise ValueError(f"interop: expected an encoder of {', '.join(FAMILIES)}, got {type(vae.encoder).__name__}.")
     module: Any = _module(FAMILIES[name])
     state, config = module.to_diffusers(vae)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(_plain(state), folder / f"{_WEIGHTS}.safetensors", metadata={"format": "pt"})
     text = json.dumps({**config, **_scale(vae, config)}, indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    folder, plain = Path(folder), _plain(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{_WEIGHTS}.safetensors", lambda path: save_file(plain, path, metadata={"format": "pt"}))
+    write_atomically(folder / "config.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
 
 
 def save_ldm(vae: VAE, file: str | Path) -> None:
@@ -362,9 +374,9 @@ def save_ldm(vae: VAE, file: str | Path) -> None:
     """
     file, state = Path(file), _plain(kl.to_ldm(vae))
     if file.suffix == ".safetensors":
-        save_file(state, file, metadata={"format": "pt"})
+        write_atomically(file, lambda path: save_file(state, path, metadata={"format": "pt"}))
     else:
-        torch.save({"state_dict": state}, file)
+        write_atomically(file, lambda path: torch.save({"state_dict": state}, path))
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

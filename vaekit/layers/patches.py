@@ -116,8 +116,8 @@ class ToTokens(nn.Module):
 class FromTokens(nn.Module):
     """W token + bias for each patch, laid out as data: (b, t, width) → `(b, c, *s)`, then perhaps a 3-convolution.
 
-    What odd sides were padded by is cut off, where the grid is the one of `out_shape`; another grid gives whole
-    patches.
+    What odd sides were padded by is cut off: to `size` where that is given, else to `out_shape` where the grid is its
+    own; another grid gives whole patches.
     """
 
     def __init__(self, width: int, out_shape: Sequence[int], patch: Sequence[int], *, smooth: bool) -> None:
@@ -126,12 +126,14 @@ class FromTokens(nn.Module):
         self.project = nn.Linear(width, out_shape[0] * math.prod(patch))
         self.smooth = convolution(len(patch), out_shape[0], out_shape[0]) if smooth else None
 
-    def forward(self, tokens: Float[Tensor, "b t w"], grid: tuple[int, ...]) -> Float[Tensor, "b c *s"]:
+    def forward(
+        self, tokens: Float[Tensor, "b t w"], grid: tuple[int, ...], size: Sequence[int] | None = None
+    ) -> Float[Tensor, "b c *s"]:
         y = unpatchify(self.project(tokens), grid, self.patch)
         y = y if self.smooth is None else self.smooth(y)
-        if grid == grid_of(self.size, self.patch):
-            y = y[(..., *(slice(side) for side in self.size))]
-        return y.contiguous()
+        if size is None and grid == grid_of(self.size, self.patch):
+            size = self.size
+        return (y if size is None else y[(..., *map(slice, size))]).contiguous()
 
 
 def _shown(size: Sequence[int]) -> str:

@@ -42,7 +42,7 @@ def filled(name: str, weights: str) -> nn.Module:
     with _same_draws(), torch.device("cpu"):
         if weights == "pretrained":
             # timm's own way to read its files, which knows their old keys
-            return _made(name, pretrained=True, pretrained_cfg_overlay={"file": _file(name)})
+            return _made(name, pretrained=True, pretrained_cfg_overlay={"file": pretrained_file(name)})
         network = _made(name)
         if weights != "random":
             _read_into(network, Path(weights), name)
@@ -70,14 +70,24 @@ def _same_draws() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _file(name: str) -> str:
-    """The path of timm's own weights, in the cache or downloaded into it."""
+def pretrained_file(name: str, *, by_path: bool = True) -> str:
+    """The path of timm's own weights, in the cache or downloaded into it.
+
+    Args:
+        name: of the network.
+        by_path: whether the part takes a path, or "random", as `weights`, which the message says then; otherwise it
+            takes `pretrained` alone.
+
+    Raises:
+        FileNotFoundError: where they are not here and can't be downloaded; the message says which file to put where.
+    """
     timm, hub = require("timm", user=f"backbone {name!r}"), require("huggingface_hub", user=f"backbone {name!r}")
     config: Any = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise ValueError(f"weights: timm has no trained weights for {name!r}. Give a file, or ask for 'random'.")
+        instead = "Give a file, or ask for 'random'." if by_path else "Leave pretrained=False."
+        raise ValueError(f"weights: timm has no trained weights for {name!r}. {instead}")
     if config.hf_hub_id:
-        return _from_hub(name, hub, config)
+        return _from_hub(name, hub, config, by_path)
     place = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(config.url))
     if not place.exists():
         reason, error = unanswered(config.url), None
@@ -88,11 +98,11 @@ def _file(name: str) -> str:
         except OSError as caught:
             reason, error = str(caught), caught
         if reason is not None:
-            raise _not_here(name, reason, place.name, config.url, f"or put it to {place}") from error
+            raise _not_here(name, reason, place.name, config.url, f"put it to {place}", by_path) from error
     return str(place)
 
 
-def _from_hub(name: str, hub: Any, config: Any) -> str:
+def _from_hub(name: str, hub: Any, config: Any, by_path: bool) -> str:
     """The path of a network's file in the hub's cache, or downloaded into it, where the hub answers soon.
 
     The hub's own client tries for most of a minute before it gives up.
@@ -110,15 +120,19 @@ def _from_hub(name: str, hub: Any, config: Any) -> str:
             return hub.hf_hub_download(repository, file, revision=revision or None)
         except Exception as caught:  # the hub's client has many, and some come from below it
             error = error or caught
-    kept = f"or run `hf download {repository} {files[0]}` there and copy what it puts into {hub.constants.HF_HUB_CACHE}"
-    raise _not_here(name, reason or str(error).split("\n")[0], files[0], source, kept) from error
+    kept = f"run `hf download {repository} {files[0]}` there and copy what it puts into {hub.constants.HF_HUB_CACHE}"
+    raise _not_here(name, reason or str(error).split("\n")[0], files[0], source, kept, by_path) from error
 
 
-def _not_here(name: str, reason: str, file: str, source: str, kept: str) -> FileNotFoundError:
+def _not_here(name: str, reason: str, file: str, source: str, kept: str, by_path: bool) -> FileNotFoundError:
+    if by_path:
+        kept = f"give weights='path/to/{file}', or {kept}"
+        untrained = "An untrained network has to be asked for: weights='random'."
+    else:
+        untrained = "An untrained network is had by pretrained=False."
     return FileNotFoundError(
         f"weights: those of timm's {name!r} are not in the cache, and can't be downloaded ({reason}). Get {file} from "
-        f"{source} where there is a network and give weights='path/to/{file}', {kept}. An untrained network has to be "
-        "asked for: weights='random'."
+        f"{source} where there is a network and {kept}. {untrained}"
     )
 
 
