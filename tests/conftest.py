@@ -26,3 +26,8 @@ else:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end one process would have them, and the others nothing to do."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_unhooked"))
