@@ -70,8 +70,9 @@ def photo_vae(
     latent: Latent = 16,
     input_shape: Sequence[int] = (3, 128, 128),
     data_range: DataRange = (0.0, 1.0),
-    widths: Sequence[int] = (64, 128, 192, 256),
+    widths: Sequence[int] = (64, 128, 160, 256),
     kl: float = 0.02,
+    net: str = "vgg",
     weights: str = "pretrained",
 ) -> Spec:
     """|x - x̂| + LPIPS + 0.02 KL, each a mean, on a convolutional network of about 12 million parameters.
@@ -82,7 +83,8 @@ def photo_vae(
         data_range: smallest and largest value of the data.
         widths: channels of each level; each but the last halves the size.
         kl: weight of the KL, averaged over the latent's dimensions, against an error averaged over the image's values.
-        weights: of LPIPS's network, VGG16: "pretrained", a file, or "random".
+        net: of LPIPS: "vgg", or "alex" and "squeeze", which take a small part of its time.
+        weights: of LPIPS's network: "pretrained", a file, or "random".
 
     References:
         High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022; the network),
@@ -104,7 +106,7 @@ def photo_vae(
             "loss": (
                 # vaekit's terms are sums over the image's values and the latent's dimensions: divided, they are means
                 term("l1", weight=1 / math.prod(input_shape)),
-                term("lpips", weight=1.0, weights=weights),
+                term("lpips", weight=1.0, net=net, weights=weights),
                 term("kl", weight=kl / dimensions),
             ),
         },
