@@ -49,13 +49,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--examples", type=int, default=None, help="training images; the first of the set")
     parser.add_argument("--width", type=int, default=None, help="channels of the networks' first level")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", default="unet_attn_gan_mnist", help="folder for all that is written")
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--tiny", action="store_true", help="seconds, with random weights and enlarged digits")
     sizes.add_argument("--full", action="store_true", help="all 60,000 images, full width, 20 epochs: for a GPU")
     given = parser.parse_args()
-    epochs, examples, width = (2, 128, 8) if given.tiny else (20, 60_000, 32) if given.full else (8, 5_000, 16)
+    epochs, examples, width = (2, 128, 8) if given.tiny else (20, 60_000, 32) if given.full else (6, 5_000, 16)
     given.epochs, given.examples = given.epochs or epochs, given.examples or examples
     given.width, given.weights = given.width or width, given.weights or ("random" if given.tiny else "pretrained")
     return given
@@ -118,7 +118,7 @@ def draw(histories: dict[int, History], path: Path) -> None:
             axes.plot(history["epoch"], history[f"test/{score}"], f"C{i}-", label=f"latent {latent}")
             axes.plot(history["epoch"], history[f"train/{score}"], f"C{i}--")
         axes.set(xlabel="epoch", ylabel=f"{score.upper()}{', dB' if score == 'psnr' else ''}")
-    figure.axes[0].legend(title="test, and train in dashes")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), title="test, train dashed", loc="outside right center")
     write_atomically(path, lambda beside: figure.savefig(beside, format="png"))
 
 
