@@ -153,7 +153,10 @@ def test_tensorboard_holds_the_history(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, history = run(output_dir=tmp_path, trackers=[tracker("tensorboard")])
-    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("val/total")
+    held = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    sections = {name.partition("/")[0] for name in held.Tags()["scalars"]}
+    assert sections == {"grad_norm", "lr", "run", "train", "val"}, "a section for each number would hide the losses"
+    found = held.Scalars("val/total")
     assert [each.step for each in found] == history["step"]
     assert [each.value for each in found] == pytest.approx(history["val/total"], rel=1e-6)
 

@@ -137,6 +137,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(file, tmp_path, capsys):
     assert main(["resume", "nowhere"]) == 2 and "config.yaml: not found" in capsys.readouterr().err
     assert main(["train", file, "lr=1e-2"]) == 2 and "lr was 0.001, and is 0.01" in capsys.readouterr().err
     assert main(["train", file, "lr=1e-2", "--force"]) == 0
+    assert main(["train", file, "--force", "lrr=1e-2"]) == 2 and "Did you mean 'lr'" in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(file, capsys, monkeypatch):
@@ -271,6 +272,27 @@ def _init(name, capsys):
     capsys.readouterr()
     assert main(["init", name]) == 0
     return capsys.readouterr().out
+
+
+def test_a_file_names_uploads_and_holds_no_token(file, capsys):
+    from vaekit.train import PushToHub, config
+
+    text = "callbacks: [{hub: {repo_id: me/digits, every: 2, private: true}}]"
+    (made,) = config.trainer_arguments(config.parse(text, "text"))["callbacks"]
+    assert isinstance(made, PushToHub) and (made.repo_id, made.every, made.private) == ("me/digits", 2, True)
+    for change, told in [
+        ("callbacks=[hub]", "train.callbacks[0].hub: needs 'repo_id': {hub: {repo_id: …}}"),
+        ("callbacks=[{hub: {repo_id: me/x, token: secret}}]", "train.callbacks[0].hub: there is no 'token'"),
+        ("callbacks=[{hub: {repo_id: me/x, gif: true}}]", "train.callbacks[0].hub: there is no 'gif'"),
+    ]:
+        assert main(["train", file, change]) == 2 and told in (error := capsys.readouterr().err), (change, error)
+
+
+def test_wrong_data_are_told_before_a_large_model_is_made(file, capsys, monkeypatch):
+    from vaekit.train import config
+
+    monkeypatch.setattr(config, "model_of", lambda given: pytest.fail("the model was made first"))
+    assert main(["train", file, "data.train=gone"]) == 2 and "data.train: 'gone' is neither" in capsys.readouterr().err
 
 
 def test_a_search_from_a_file(file, tmp_path, capsys):

@@ -53,6 +53,18 @@ def test_geco_follows_its_recursion():
         assert float(report.weights["nll"]) == pytest.approx(multiplier, rel=1e-4)
 
 
+def test_geco_is_not_moved_by_a_mean_that_is_not_finite():
+    weight = vaekit.weight["geco"](10.0)
+    weight(torch.tensor(12.0))
+    weight.tick()
+    before = [held.clone() for held in (weight.multiplier, weight.constraint)]
+    for bad in (float("nan"), float("inf")):
+        weight(torch.tensor(bad))
+        weight.tick()
+    assert before == [weight.multiplier, weight.constraint]
+    assert weight(torch.tensor(12.0)) > before[0]
+
+
 def test_geco_holds_the_reconstruction_at_its_target():
     torch.manual_seed(0)
     vae = vaekit.build("mlp", latent=2, input_shape=(1, 4, 4), loss={"nll": geco(7.0, rate=0.05), "kl": 1.0})

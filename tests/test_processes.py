@@ -28,6 +28,7 @@ CASES = {
     "gan of balanced weight": ("balanced", {"n": 37}, {"grad_clip": 1.0}),
     "vae_gan": ("vae_gan", {"n": 37}, {}),
     "vq with moving averages": ("vq", {"n": 33}, {}),  # the second process has none of the last batch
+    "a weight that follows its term": ("geco", {"n": 33}, {}),  # and so here
     "a batch with NaN in one process": ("plain", {"form": "nan"}, {}),
 }
 

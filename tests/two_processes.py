@@ -48,6 +48,8 @@ def model(name):
     if name == "balanced":
         game = term("adversarial", weight=vaekit.gradient_balanced(), critic=use("mlp", hidden=(8,)), start=2)
         args["loss"] = ["nll", "kl", game]
+    if name == "geco":
+        args["loss"] = [term("nll", weight=vaekit.geco(50.0, rate=0.3)), "kl"]
     if name == "vq":
         args["sampler"] = use("vq", codebook_size=4, init="normal", restart=0.0)
         args["loss"] = ["nll", "commitment"]

@@ -102,6 +102,9 @@ class Geco(Weight):
 
     With this weight on the reconstruction term, the objective is min KL subject to E[reconstruction] ≤ target.
 
+    λ moves at every batch in training, also where several make one step. With several processes the mean is over all
+    their examples. A mean that is not finite moves nothing.
+
     Args:
         target: what the term's batch mean may be at most, in the term's own unit.
         rate: how fast λ moves; the constraint is divided by `target`'s size first, so that the unit does not matter.
@@ -119,6 +122,8 @@ class Geco(Weight):
 
     multiplier: Tensor
     constraint: Tensor
+    #: how many examples this process's batch counts for, beside those of other processes
+    examples: float = 1.0
 
     def __init__(
         self,
@@ -143,10 +148,12 @@ class Geco(Weight):
         if self.training:
             with torch.no_grad():
                 gap = (value.detach() - self.target).to(self.constraint) / max(abs(self.target), 1e-12)
-                first = self.step == 0
-                self.constraint.copy_(torch.where(first, gap, self.constraint.lerp(gap, 1 - self.momentum)))
-                grown = self.multiplier * torch.exp((self.rate * self.constraint).clamp(-1, 1))
-                self.multiplier.copy_(grown.clamp(self.low, self.high))
+                gap = _mean_over_processes(gap, self.examples)
+                mean = torch.where(self.step == 0, gap, self.constraint.lerp(gap, 1 - self.momentum))
+                grown = self.multiplier * torch.exp((self.rate * mean).clamp(-1, 1))
+                whole = gap.isfinite()  # one bad batch would stay in the running mean for good
+                self.constraint.copy_(torch.where(whole, mean, self.constraint))
+                self.multiplier.copy_(torch.where(whole, grown.clamp(self.low, self.high), self.multiplier))
         return self.multiplier.clone()  # the buffer changes in place at the next step, before a late backward
 
 
@@ -239,11 +246,13 @@ def _gradient(y: Tensor, last: nn.Parameter, gradient: Tensor) -> Tensor:
     return found
 
 
-def _mean_over_processes(x: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(x)
-        x /= torch.distributed.get_world_size()
-    return x
+def _mean_over_processes(x: Tensor, examples: float = 1.0) -> Tensor:
+    """The mean of each process's x, which counts for as many examples."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    together = torch.cat([x.reshape(-1) * examples, x.new_full((1,), examples)])
+    torch.distributed.all_reduce(together)
+    return together[:-1].reshape(x.shape) / together[-1]
 
 
 def constant(value: float) -> Spec:

@@ -131,6 +131,13 @@ def test_a_weight_that_is_no_number():
     refuses("loss: expected a list of terms", loss=3)
 
 
+def test_a_likelihood_or_a_divergence_of_negative_weight_is_refused_before_it_is_made_as_large_as_it_can():
+    refuses(r"vae\.loss\[1\]\.weight: expected at least 0 for 'kl', got -0\.5", loss={"nll": 1.0, "kl": -0.5})
+    refuses(r"vae\.loss\[0\]\.weight: expected at least 0 for 'nll', got -1", loss=[term("nll", -1), term("kl")])
+    with pytest.raises(BuildError, match="expected at least 0 for 'kl', got -4"):
+        vaekit.build("beta_vae", latent=2, input_shape=(1, 4, 4), beta=-4.0)
+
+
 def test_a_dict_that_changes_nothing():
     refuses(r"vae\.condition: .* changes a part that is not there\. Add 'name'", condition={"classes": 3})
     refuses(r"vae\.encoder: expected a name, use\(…\), a dict, a class or a module; got 3", encoder=3)

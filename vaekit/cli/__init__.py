@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         parser, commands = _parser()
-        given = parser.parse_args(arguments)
+        given = parser.parse_args(_switches_first(list(sys.argv[1:] if arguments is None else arguments)))
         command = given.command
         if command is None:
             parser.print_help()
@@ -30,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MissingPackage, CheckpointError, UnknownName, UnknownArgument, ValueError, FileNotFoundError) as error:
         print(f"vaekit: {error}", file=sys.stderr)
         return 2
+
+
+def _switches_first(words: list[str]) -> list[str]:
+    """`train FILE --force key=value`, with the switch before the file: argparse takes changes only right after it."""
+    return [*words[:1], *sorted(words[1:], key=lambda word: word != "--force")] if words[:1] == ["train"] else words
 
 
 def _parser() -> tuple[Any, dict[str, Command]]:

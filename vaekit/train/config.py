@@ -25,7 +25,8 @@ from vaekit.registry import parameters
 from vaekit.spec import Spec, use
 from vaekit.train.callbacks import Callback, EarlyStop
 from vaekit.train.datasets import digits, mnist
-from vaekit.train.frames import LatentScatter, LatentTraversal, ReconstructionGrid, Samples
+from vaekit.train.frames import Frames, LatentScatter, LatentTraversal, ReconstructionGrid, Samples
+from vaekit.train.hub import PushToHub
 from vaekit.train.search import search
 from vaekit.train.trackers import TRACKERS, tracker
 from vaekit.train.trainer import Trainer
@@ -39,6 +40,7 @@ CALLBACKS: dict[str, type[Callback]] = {
     "samples": Samples,
     "traversal": LatentTraversal,
     "latent": LatentScatter,
+    "hub": PushToHub,
 }
 _TRAINER = tuple(name for name in parameters(Trainer) if name not in ("vae", "train", "val", "augment"))
 _SEARCH = tuple(
@@ -157,9 +159,9 @@ def trainer_of(config: Mapping[str, Any], **changed: Any) -> Trainer:
     from vaekit.train.rng import own_noise
 
     given = {**trainer_arguments(config["train"]), **changed}
+    train, val = data_of(config)  # before the model, which takes longer to be made than a wrong path to be told
     with own_noise(given.get("seed", 0), torch.device("cpu")):
         vae = model_of(config)
-    train, val = data_of(config)
     try:
         return Trainer(vae, train, val, **given)
     except TypeError as error:
@@ -330,11 +332,17 @@ def _one(given: Any, path: str) -> tuple[str, dict[str, Any]]:
 def _callback(given: Any, path: str) -> Callback:
     name, options = _one(given, path)
     _known(name, tuple(CALLBACKS), path)
-    takes = {*parameters(CALLBACKS[name]), "every", "folder", "gif", "seconds"} - {"options", "x"}
-    takes = takes if name != "early_stop" else set(parameters(EarlyStop))
+    kind = CALLBACKS[name]
+    takes = dict(parameters(kind))
+    if issubclass(kind, Frames):
+        takes |= parameters(Frames)
+    takes = {key: takes[key] for key in takes.keys() - {"options", "x", "token"}}  # no secret stands in a file
     for key in options:
         _known(key, sorted(takes), f"{path}.{name}")
-    return CALLBACKS[name](**options)
+    needs = [key for key, each in takes.items() if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+    if missing := sorted(set(needs) - options.keys()):
+        raise ValueError(f"{path}.{name}: needs {missing[0]!r}: {{{name}: {{{missing[0]}: …}}}}.")
+    return kind(**options)
 
 
 def _model_arguments() -> list[str]:

@@ -108,7 +108,9 @@ class Csv(Tracker):
 
 
 class TensorBoard(Tracker):
-    """Event files for `tensorboard --logdir <output_dir>`.
+    """Event files for `tensorboard --logdir <output_dir>`, which makes a section of what has the same beginning.
+
+    Numbers of the run as a whole, such as `seconds`, are in the section `run`.
 
     Args:
         folder: see `Tracker`; the files go to `tensorboard` in it.
@@ -124,7 +126,7 @@ class TensorBoard(Tracker):
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Write scalars."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name if "/" in name else f"run/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close."""

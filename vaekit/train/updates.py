@@ -15,6 +15,7 @@ from vaekit.train.players import Player
 from vaekit.train.processes import Processes
 from vaekit.train.shards import is_part
 from vaekit.vae import VAE
+from vaekit.weights import Geco
 
 Group: TypeAlias = Sequence[tuple[Tensor, Any, int]]
 """Batches (x, label, how many examples count) whose gradients make one step."""
@@ -50,9 +51,10 @@ class Updates:
             and all(group.get("fused") for player in players for group in player.optimizer.param_groups)
         )
         self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
-        parts = getattr(vae.objective, "modules", list)()
+        parts = list(getattr(vae.objective, "modules", list)())
         self._counting: list[Any] = [m for m in parts if isinstance(m, (Weight, CriticLoss)) and hasattr(m, "step")]
         self._codebooks = [m for m in vae.modules() if isinstance(m, Codebook)]
+        self._following = [part for part in parts if isinstance(part, Geco)]
         self._buffers = list(vae.buffers()) if processes.sharded else []
         self._uncut = [p for p in vae.parameters() if not is_part(p)] if processes.sharded else []
 
@@ -99,6 +101,8 @@ class Updates:
             last = i == len(group) - 1
             for codebook in self._codebooks:
                 codebook.counts = n > 0
+            for weight in self._following:
+                weight.examples = float(n)
             with nullcontext() if last else self.processes.apart(step):
                 report, share = step(x, label), n / size
                 # DDP takes the mean over the processes, and this is a part of a sum
@@ -110,6 +114,8 @@ class Updates:
                     part.step -= 1
         for codebook in self._codebooks:
             codebook.counts = True
+        for weight in self._following:
+            weight.examples = 1.0
         self.processes.mean(p.grad for p in self._uncut if p.grad is not None)
         return self.processes.sum(terms)
 
