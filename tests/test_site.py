@@ -132,9 +132,14 @@ def opened(browser, width, scheme):
     tab.set_default_timeout(120_000)  # a machine that does other work
     complaints = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("requestfailed", lambda request: complaints.append(f"{request.url} {request.failure}"))
+    tab.on("requestfailed", lambda request: failed(request, complaints))
     tab.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 else None)
     return tab, complaints
+
+
+def failed(request, complaints):
+    if request.failure != "net::ERR_ABORTED":  # what the next page leaves unfinished of the last
+        complaints.append(f"{request.url} {request.failure}")
 
 
 TOO_WIDE = """() => {
