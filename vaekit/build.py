@@ -16,8 +16,6 @@ from torch import nn
 from torch.distributions import Distribution
 
 from vaekit.kinds import FittedPrior, Loss, Objective, decoder, encoder, likelihood, recipe, weight
-from vaekit.losses.kl import KLLoss
-from vaekit.losses.nll import NLLLoss
 from vaekit.records import Output
 from vaekit.registry import Registry, parameters
 from vaekit.saving import CheckpointError, fetch, read_spec, read_weights
@@ -300,7 +298,7 @@ def _make_terms(terms: Sequence[Spec], shapes: Mapping[str, Any]) -> tuple[dict[
             label = next(f"{label}_{n}" for n in range(2, len(terms) + 2) if f"{label}_{n}" not in losses)
         losses[label] = module if module is not None else make("loss", Spec("loss", each.name, args), shapes, path)
         weights[label] = _make_weight(value, f"{path}.weight")
-        if isinstance(losses[label], (KLLoss, NLLLoss)) and isinstance(weights[label], float) and weights[label] < 0:
+        if each.name in ("nll", "kl") and isinstance(weights[label], float) and weights[label] < 0:
             raise BuildError(
                 f"{path}.weight: expected at least 0 for {label!r}, got {weights[label]:g}: less than nothing would be "
                 "made as large as it can."
