@@ -128,7 +128,7 @@ def draw(rows: list[tuple[str, Tensor, Tensor | None]], path: Path) -> None:
     """A sheet: a row for each recipe, what it makes of the images of the first row, and its own."""
     figure = Figure(figsize=(9.6, 0.56 * len(rows) + 0.3), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.02, wspace=0.01, hspace=0.01)
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for (name, again, drawn), (left, right) in zip(rows, grid, strict=True):
         for axes, shown in ((left, again), (right, drawn)):

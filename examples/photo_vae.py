@@ -1,4 +1,4 @@
-"""A VAE of 12 million parameters on photos of 128×128: |x - x̂| + LPIPS + 0.02 KL, and what it makes of new ones.
+"""A VAE of 11 million parameters on photos of 128×128: |x - x̂| + LPIPS + 0.02 KL, and what it makes of new ones.
 
     python examples/photo_vae.py --weights alexnet.safetensors       # crops of sample photos
     python examples/photo_vae.py --weights … --data DIR --workers 4   # a folder of images
@@ -10,9 +10,9 @@ All three terms are means, which is what their weights mean: |x - x̂| over an i
 images, and KL, in nats, over the latent's 4096 dimensions. A KL summed over them, against a sum over the 49,152 values,
 would have the weight 0.02 · 49152 / 4096 = 0.24; latent diffusion's autoencoders have 1e-6 there.
 
-Two choices are for a CPU's sake. LPIPS takes AlexNet's features, as the package lpips does by default: with VGG16's
-(`--net vgg`) a step takes twice as long. And the recipe's networks give way to TAESD's blocks, without norms, which
-learn more in their first hundreds of steps. `--full` trains networks like the recipe's, with VGG16's features.
+Two choices are for a CPU's sake. LPIPS takes AlexNet's features, as the package lpips does by default; those of VGG16
+(`--net vgg`) cost more. And the recipe's networks give way to TAESD's blocks, without norms. `--full` trains networks
+like the recipe's, with VGG16's features.
 """
 
 import argparse

@@ -31,10 +31,8 @@ def theirs(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peer = pytest.importorskip("diffusers")
-        kinds = (
-            peer.VQModel,
-            peer.AutoencoderKL,
-        )  # loaded now: on the meta device their modules' constants would be there
+        # loaded now: on the meta device their modules' constants would be there
+        vq, kl = peer.VQModel, peer.AutoencoderKL
     widths, channels, attention, quant = NETWORKS[name]
     down = ["AttnDownEncoderBlock2D" if i in attention else "DownEncoderBlock2D" for i in range(len(widths))]
     config = {
@@ -46,9 +44,9 @@ def theirs(name):
     }
     with torch.device("meta"):
         if name == "vqgan_f16":
-            model = kinds[0](**config, num_vq_embeddings=1024)
+            model = vq(**config, num_vq_embeddings=1024)
         else:
-            model = kinds[1](**config, use_quant_conv=quant, use_post_quant_conv=quant)
+            model = kl(**config, use_quant_conv=quant, use_post_quant_conv=quant)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

@@ -29,6 +29,7 @@ CASES = {
     "vae_gan": ("vae_gan", {"n": 37}, {}),
     "vq with moving averages": ("vq", {"n": 33}, {}),  # the second process has none of the last batch
     "a weight that follows its term": ("geco", {"n": 33}, {}),  # and so here
+    "a weight that follows its term, accumulating": ("geco", {"n": 41}, {"accumulate": 2}),
     "a batch with NaN in one process": ("plain", {"form": "nan"}, {}),
 }
 

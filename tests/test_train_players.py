@@ -272,7 +272,12 @@ def test_the_moving_average_is_the_closed_form():
 
 
 @pytest.mark.parametrize(
-    "args", [{"recipe": "mlp", "loss": {"nll": 1.0, "kl": vaekit.ramp(0, 1, steps=5)}}, {"recipe": "adversarial_ae"}]
+    "args",
+    [
+        {"recipe": "mlp", "loss": {"nll": 1.0, "kl": vaekit.ramp(0, 1, steps=5)}},
+        {"recipe": "mlp", "loss": {"nll": vaekit.geco(5.0, rate=0.2), "kl": 1.0}},
+        {"recipe": "adversarial_ae"},
+    ],
 )
 def test_four_batches_of_a_quarter_are_one_whole(args):
     x = torch.rand(4 * 128 + 100, 16, generator=torch.Generator().manual_seed(1))

@@ -102,8 +102,8 @@ class Geco(Weight):
 
     With this weight on the reconstruction term, the objective is min KL subject to E[reconstruction] ≤ target.
 
-    λ moves at every batch in training, also where several make one step. With several processes the mean is over all
-    their examples. A mean that is not finite moves nothing.
+    λ moves at the end of every training step, by the mean over all examples of the step, whether these come in one
+    batch, in several that the Trainer accumulates, or in several processes. A mean that is not finite moves nothing.
 
     Args:
         target: what the term's batch mean may be at most, in the term's own unit.
@@ -122,8 +122,11 @@ class Geco(Weight):
 
     multiplier: Tensor
     constraint: Tensor
-    #: how many examples this process's batch counts for, beside those of other processes
+    seen: Tensor
+    #: how many examples a batch counts for, beside the step's others
     examples: float = 1.0
+    #: whether more batches of the step are to come
+    partial: bool = False
 
     def __init__(
         self,
@@ -143,18 +146,28 @@ class Geco(Weight):
         self.target, self.rate, self.momentum, self.low, self.high = float(target), rate, momentum, low, high
         self.register_buffer("multiplier", torch.tensor(float(start)))
         self.register_buffer("constraint", torch.zeros(()))
+        # of the step that is under way: the sum of the constraint over its examples, and their number
+        self.register_buffer("seen", torch.zeros(2), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
-                gap = (value.detach() - self.target).to(self.constraint) / max(abs(self.target), 1e-12)
-                gap = _mean_over_processes(gap, self.examples)
-                mean = torch.where(self.step == 0, gap, self.constraint.lerp(gap, 1 - self.momentum))
-                grown = self.multiplier * torch.exp((self.rate * mean).clamp(-1, 1))
-                whole = gap.isfinite()  # one bad batch would stay in the running mean for good
-                self.constraint.copy_(torch.where(whole, mean, self.constraint))
-                self.multiplier.copy_(torch.where(whole, grown.clamp(self.low, self.high), self.multiplier))
-        return self.multiplier.clone()  # the buffer changes in place at the next step, before a late backward
+                gap = (value.detach() - self.target).to(self.seen) / max(abs(self.target), 1e-12)
+                self.seen.add_(torch.stack([gap, torch.ones_like(gap)]) * self.examples)
+        return self.multiplier.clone()  # the buffer changes in place at the end of the step, before a late backward
+
+    @torch.no_grad()
+    def tick(self) -> None:
+        if not self.partial:
+            gap, examples = _sum_over_processes(self.seen)
+            gap = gap / examples
+            mean = torch.where(self.step == 0, gap, self.constraint.lerp(gap, 1 - self.momentum))
+            grown = self.multiplier * torch.exp((self.rate * mean).clamp(-1, 1))
+            whole = gap.isfinite()  # one bad batch would stay in the running mean for good
+            self.constraint.copy_(torch.where(whole, mean, self.constraint))
+            self.multiplier.copy_(torch.where(whole, grown.clamp(self.low, self.high), self.multiplier))
+            self.seen.zero_()
+        super().tick()
 
 
 @weight("gradient_balanced", cite="esser2021")
@@ -246,12 +259,17 @@ def _gradient(y: Tensor, last: nn.Parameter, gradient: Tensor) -> Tensor:
     return found
 
 
-def _mean_over_processes(x: Tensor, examples: float = 1.0) -> Tensor:
-    """The mean of each process's x, which counts for as many examples."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return x
-    together = torch.cat([x.reshape(-1) * examples, x.new_full((1,), examples)])
-    torch.distributed.all_reduce(together)
+def _sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of all processes' x."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        x = x.clone()
+        torch.distributed.all_reduce(x)
+    return x
+
+
+def _mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of all processes' x."""
+    together = _sum_over_processes(torch.cat([x.reshape(-1), x.new_ones(1)]))
     return together[:-1].reshape(x.shape) / together[-1]
 
 

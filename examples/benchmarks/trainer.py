@@ -6,7 +6,9 @@
 3. An epoch with a checkpoint at its end, beside one without.
 4. How often the network is run: once for each batch of training, once for each batch of validation.
 
-    python examples/benchmarks/trainer.py --root DIR     # the folder with MNIST's IDX files; random images without it
+    python examples/benchmarks/trainer.py --root DIR  # the folder with MNIST's IDX files; random images without it
+
+Loading and computing share the cores: with --workers 1 and --threads 1, two cores have one each.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +119,8 @@ def by_pythae(x: Tensor) -> None:
 Clock = Callable[[], float]
 
 
-def in_turns(rounds: int, *turns: Callable[[], object], clock: Clock = time.process_time) -> list[list[float]]:
-    """Seconds of each, `rounds` times: of this process, so that others do not count, unless another clock is given."""
+def in_turns(rounds: int, *turns: Callable[[], object], clock: Clock = time.perf_counter) -> list[list[float]]:
+    """Seconds of each, `rounds` times."""
     rows = []
     for _ in range(rounds):
         row = []
@@ -135,22 +138,29 @@ def ratio(rows: Sequence[Sequence[float]], a: int, b: int) -> float:
 
 
 def in_memory(x: Tensor, rounds: int) -> None:
-    """Epochs on data in memory."""
-    pythae = importlib.util.find_spec("pythae") is not None
-    turns = [lambda: by_hand(x, fused=False), lambda: by_trainer(x), lambda: by_hand(x, fused=True)]
-    few = x[: 3 * SIZE]
-    by_hand(few, fused=False), by_trainer(few), *([by_pythae(few)] if pythae else [])  # first steps allocate
-    rows = in_turns(rounds, *turns, *([lambda: by_pythae(x)] if pythae else []))
-    steps = math.ceil(len(x) / SIZE)
-    told = ["tensor loop", "Trainer", "tensor loop with fused Adam", "pythae's trainer"]
-    for name, column in zip(told, zip(*rows, strict=True), strict=False):
-        print(f"{name}: {1e3 * statistics.median(column) / steps:.2f} ms a step")
-    print(f"Trainer / tensor loop:                 {ratio(rows, 1, 0):.3f}")
-    print(f"Trainer / tensor loop with fused Adam: {ratio(rows, 1, 2):.3f}")
-    if pythae:
-        print(f"Trainer / pythae's trainer:            {ratio(rows, 1, 3):.3f}")
+    """Epochs on data in memory; what torch.compile takes before the first is told apart."""
+    ways: dict[str, Callable[[Tensor], None]] = {
+        "tensor loop": lambda x: by_hand(x, fused=False),
+        "tensor loop with fused Adam": lambda x: by_hand(x, fused=True),
+        "Trainer": by_trainer,
+        "Trainer(compile=True)": lambda x: by_trainer(x, compile=True),
+    }
+    if importlib.util.find_spec("pythae") is not None:
+        ways["pythae's trainer"] = by_pythae
     else:
         print("pythae is not installed, so it is left out: pip install pythae==0.1.2")
+    for name, way in ways.items():  # first steps allocate, and compile
+        began = time.perf_counter()
+        way(x[: 3 * SIZE - SIZE // 2])
+        if "compile" in name:
+            print(f"compiling: {time.perf_counter() - began:.0f} s, once a process")
+    rows = in_turns(rounds, *(partial(way, x) for way in ways.values()))
+    names, steps = list(ways), math.ceil(len(x) / SIZE)
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        print(f"{name}: {1e3 * statistics.median(column) / steps:.2f} ms a step")
+    for a in range(2, 4):
+        for b in (0, 1, *range(4, len(names))):
+            print(f"{names[a]} / {names[b]}: {ratio(rows, a, b):.3f}")
 
 
 def photos(folder: Path, count: int, size: int) -> Path:
@@ -163,7 +173,7 @@ def photos(folder: Path, count: int, size: int) -> Path:
 
 
 def from_folder(count: int, size: int, workers: int, rounds: int) -> None:
-    """Training from files, beside its two halves; by the clock on the wall, since processes load."""
+    """Training from files, beside its two halves."""
     vae, batch = vaekit.build("conv", latent=16, input_shape=(3, size, size)), 32
 
     def loading(folder: Path) -> None:
@@ -181,8 +191,8 @@ def from_folder(count: int, size: int, workers: int, rounds: int) -> None:
             lambda: by_trainer(x, vae, **options),
             lambda: by_trainer(folder, vae, **options),
         )
-        rows = in_turns(rounds, *turns, clock=time.perf_counter)
-        own = in_turns(rounds, *turns[1:])
+        rows = in_turns(rounds, *turns)
+        own = in_turns(rounds, *turns[1:], clock=time.process_time)
     data, compute, both = (statistics.median(column) for column in zip(*rows, strict=True))
     print(f"data alone {data:.2f} s, computing alone {compute:.2f} s, both {both:.2f} s ({workers} loading processes)")
     slower = statistics.median(row[2] / max(row[:2]) for row in rows)
@@ -197,7 +207,7 @@ def with_checkpoints(x: Tensor, rounds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             by_trainer(x, output_dir=folder, epochs=2)
 
-    rows = in_turns(rounds, lambda: by_trainer(x, epochs=2), saving, clock=time.perf_counter)
+    rows = in_turns(rounds, lambda: by_trainer(x, epochs=2), saving)
     saved: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = vaekit.Trainer(network(), x[: 4 * SIZE], epochs=6, device="cpu", output_dir=folder, progress=False)
@@ -237,13 +247,16 @@ def main() -> None:
     parser.add_argument("--root", default=os.environ.get("VAEKIT_DATA"), help="folder with MNIST's IDX files")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=5000, help="files in the folder")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load them")
+    parser.add_argument("--workers", type=int, default=1, help="processes that load them")
+    parser.add_argument("--threads", type=int, help="that torch computes with; as many as it likes by default")
     parser.add_argument("--tiny", action="store_true", help="a quick look that says nothing about speed")
     given = parser.parse_args()
     logging.disable(logging.WARNING)  # pythae writes to the console through its own handlers
     x = mnist(given.root)[0][0].float() / 255 if given.root and not given.tiny else torch.rand(60_000, 1, 28, 28)
     if given.tiny:
         given.rounds, given.images, given.workers, x = 1, 40, 0, x[: 6 * SIZE]
+    if given.threads:
+        torch.set_num_threads(given.threads)
     print(f"{'MNIST' if given.root and not given.tiny else 'random images'}, {len(x):,}; {vaekit.device.describe()}")
     in_memory(x, given.rounds)
     from_folder(given.images, 16 if given.tiny else 32, given.workers, given.rounds)

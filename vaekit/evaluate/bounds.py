@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaekit.checking import positive
 from vaekit.evaluate.examples import Examples, Unavailable
 from vaekit.layers.divergence import check_densities, divergence, sum_of
 from vaekit.modes import evaluating, seeded
@@ -90,9 +91,8 @@ def bounds(vae: VAE, data: Examples, *, draws: int = 64, chunk: int | None = Non
         >>> found.elbo.shape, bool((found.elbo.mean() < found.iwae.mean()))
         (torch.Size([5]), True)
     """
-    for name, value in (("draws", draws), ("chunk", 1 if chunk is None else chunk)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
+    positive(draws=draws)
+    positive(chunk=1 if chunk is None else chunk)
     parts, sizes = [], []
     with evaluating(vae), seeded(seed, vae.device):
         for x, cond in data.conditioned():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaekit.checking import positive
 from vaekit.evaluate.examples import Examples, Unavailable
 from vaekit.layers.divergence import check_densities, divergence
 from vaekit.modes import evaluating, seeded
@@ -80,8 +81,7 @@ def code_length(vae: VAE, data: Examples, *, draws: int = 16, seed: int = 0) -> 
         >>> found.bits.shape, found.discrete, found.mean < found.bound
         (torch.Size([5]), False, True)
     """
-    if draws < 1:
-        raise ValueError(f"draws: expected a whole number of at least 1, got {draws}.")
+    positive(draws=draws)
     bits, values, fixed, discrete = [], [], math.nan, False
     with evaluating(vae), seeded(seed, vae.device):
         for x, cond in data.conditioned():

@@ -83,7 +83,7 @@ def photo_vae(
         data_range: smallest and largest value of the data.
         widths: channels of each level; each but the last halves the size.
         kl: weight of the KL, averaged over the latent's dimensions, against an error averaged over the image's values.
-        net: of LPIPS: "vgg", or "alex" and "squeeze", which take a small part of its time.
+        net: of LPIPS: "vgg", or "alex" and "squeeze", which are smaller.
         weights: of LPIPS's network: "pretrained", a file, or "random".
 
     References:

@@ -102,7 +102,7 @@ class Updates:
             for codebook in self._codebooks:
                 codebook.counts = n > 0
             for weight in self._following:
-                weight.examples = float(n)
+                weight.examples, weight.partial = float(n), not last
             with nullcontext() if last else self.processes.apart(step):
                 report, share = step(x, label), n / size
                 # DDP takes the mean over the processes, and this is a part of a sum
