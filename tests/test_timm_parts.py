@@ -252,10 +252,10 @@ def cached(folder, monkeypatch, name, file):
     shutil.copy(file, repository / "snapshots" / "abc" / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
 
-    def asked(url):
+    def asked():
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(timm_weights, "unanswered", asked)
+    monkeypatch.setattr(timm_weights, "unanswered_by_hub", asked)
 
 
 def test_a_copy_in_the_cache_is_taken_without_asking_the_network(tmp_path, monkeypatch, files):
@@ -279,7 +279,7 @@ def test_a_pretrained_timm_encoder_takes_the_copy_in_the_cache(tmp_path, monkeyp
 
 def test_a_pretrained_timm_encoder_says_which_file_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(timm_weights, "unanswered", lambda url: "no network")
+    monkeypatch.setattr(timm_weights, "unanswered_by_hub", lambda: "no network")
     with pytest.raises(FileNotFoundError) as caught:
         vaekit.encoder["timm"]((3, 32, 32), (8,), backbone="test_resnet", pretrained=True)
     told = str(caught.value)

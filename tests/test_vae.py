@@ -202,15 +202,29 @@ def test_pushing_uploads_the_saved_files_and_a_card(vae, x, monkeypatch):
 def test_a_repository_on_the_hub_is_loaded_from_its_snapshot(vae, x, tmp_path, monkeypatch):
     vae.save_pretrained(tmp_path)
     asked = []
+    monkeypatch.setattr("vaekit.saving.unanswered_by_hub", lambda: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: asked.append(repo) or str(tmp_path))
     torch.testing.assert_close(vaekit.load("someone/digits").reconstruct(x), vae.reconstruct(x))
     assert asked == ["someone/digits"]
+
+
+def test_without_a_network_the_cache_is_taken_or_missed_soon(vae, x, tmp_path, monkeypatch):
+    repository = tmp_path / "models--someone--digits"
+    vae.save_pretrained(repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    torch.testing.assert_close(vaekit.load("someone/digits").reconstruct(x), vae.reconstruct(x))
+    with pytest.raises(vaekit.CheckpointError, match=r"someone/else: is no folder .*refused.*, and its cache does not"):
+        vaekit.load("someone/else")
 
 
 def test_a_repository_that_can_not_be_had_and_a_folder_that_is_not_there(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise OSError("no route")
 
+    monkeypatch.setattr("vaekit.saving.unanswered_by_hub", lambda: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(vaekit.CheckpointError, match=r"someone/digits: is no folder here, .*hub \(no route\)"):
         vaekit.load("someone/digits")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vaekit.cite import cite
+from vaekit.layers.download import unanswered_by_hub
 from vaekit.layers.misfits import misfits
 from vaekit.spec import Spec
 from vaekit.version import __version__
@@ -61,18 +62,20 @@ def push(model: nn.Module, spec: Spec, repo_id: str, *, private: bool, token: st
 
 
 def fetch(repo_id: str) -> Path:
-    """The folder of a model on the Hugging Face hub, downloaded once.
+    """The folder of a model on the Hugging Face hub, downloaded once; that of the cache where the hub does not answer.
 
     Raises:
         CheckpointError: where it can't be had.
     """
     from huggingface_hub import snapshot_download
 
+    reason = unanswered_by_hub()
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[WEIGHTS, SPEC]))
+        found = snapshot_download(repo_id, allow_patterns=[WEIGHTS, SPEC], local_files_only=reason is not None)
     except Exception as error:  # the hub's client has many, and some come from below it
-        told = str(error).split("\n")[0]
+        told = str(error).split("\n")[0] if reason is None else f"{reason}, and its cache does not have it"
         raise CheckpointError(f"{repo_id}: is no folder here, and can't be had from the hub ({told}).") from error
+    return Path(found)
 
 
 def _card(model: Any, spec: Spec, repo_id: str) -> str:

@@ -8,6 +8,13 @@ PATIENCE = 1.5
 """Seconds that a host has to answer, so that a machine without a network is told quickly."""
 
 
+def unanswered_by_hub() -> str | None:
+    """Why the Hugging Face hub does not answer, or None where it does; its own client tries for a minute and more."""
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unanswered(constants.ENDPOINT)
+
+
 def unanswered(url: str) -> str | None:
     """Why nothing answers at an address, or None where something does, within `PATIENCE` seconds.
 

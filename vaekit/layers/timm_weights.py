@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.layers.download import unanswered
+from vaekit.layers.download import unanswered, unanswered_by_hub
 from vaekit.layers.misfits import misfits
 from vaekit.optional import require
 
@@ -103,10 +103,7 @@ def pretrained_file(name: str, *, by_path: bool = True) -> str:
 
 
 def _from_hub(name: str, hub: Any, config: Any, by_path: bool) -> str:
-    """The path of a network's file in the hub's cache, or downloaded into it, where the hub answers soon.
-
-    The hub's own client tries for most of a minute before it gives up.
-    """
+    """The path of a network's file in the hub's cache, or downloaded into it, where the hub answers soon."""
     repository, _, revision = config.hf_hub_id.partition("@")
     files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     for file in files:
@@ -114,7 +111,7 @@ def _from_hub(name: str, hub: Any, config: Any, by_path: bool) -> str:
         if isinstance(cached, str):
             return cached
     source, error = f"https://huggingface.co/{repository}", None
-    reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else unanswered(hub.constants.ENDPOINT)
+    reason = unanswered_by_hub()
     for file in files if reason is None else ():
         try:
             return hub.hf_hub_download(repository, file, revision=revision or None)
