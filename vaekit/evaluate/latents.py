@@ -137,7 +137,7 @@ def information(
         Unavailable: where q(z|x) can't be evaluated at another example's draw, or p(z) has no density.
 
     References:
-        ELBO Surgery (Hoffman & Johnson, 2016), http://approximateinference.org/accepted/HoffmanJohnson2016.pdf;
+        ELBO Surgery (Hoffman & Johnson, 2016), https://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf;
         Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al., 2018; the estimators over
         batches), https://arxiv.org/abs/1802.04942
     """

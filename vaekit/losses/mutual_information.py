@@ -36,7 +36,7 @@ class MutualInformationLoss(Loss):
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman & Johnson, 2016),
-        http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Isolating Sources of Disentanglement in
+        https://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf; Isolating Sources of Disentanglement in
         Variational Autoencoders (Chen et al., 2018; the estimators), https://arxiv.org/abs/1802.04942
 
     Example:

@@ -168,7 +168,7 @@ def fsq_vae(
         depth: halvings from the data to the codes, where latent is an int.
 
     References:
-        Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al., 2023), https://arxiv.org/abs/2309.15505
+        Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al., 2024), https://arxiv.org/abs/2309.15505
     """
     channels = latent if isinstance(latent, int) else latent[0]
     levels = levels or {3: (8, 6, 5), 4: (8, 5, 5, 5)}.get(channels, (5,) * channels)
