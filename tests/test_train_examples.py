@@ -2,6 +2,7 @@
 
 import importlib.util
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def test_a_lightning_module_with_one_player_and_with_two(monkeypatch, capsys):
     assert "mlp: train/kl" in out and "val/nll" in out and "train/adversarial_latent_critic" in out
 
 
-def test_the_benchmarks_run(monkeypatch, capsys):
-    out = said(monkeypatch, capsys, "benchmarks/trainer.py")
-    assert "768 to train, 640 to validate, 512 to look for symptoms" in out and "Trainer / tensor loop:" in out
+def test_the_benchmarks_run():
+    """In a process of its own: torch.compile does not go with the checks of shapes that tests run under."""
+    command = [sys.executable, str(EXAMPLES / "benchmarks" / "trainer.py"), "--tiny"]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "768 to train, 640 to validate, 512 to look for symptoms" in done.stdout
+    assert "Trainer / tensor loop: " in done.stdout and "Trainer(compile=True) / tensor loop: " in done.stdout
