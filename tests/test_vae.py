@@ -1,5 +1,6 @@
 """What one does with a model."""
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -215,9 +216,14 @@ def test_without_a_network_the_cache_is_taken_or_missed_soon(vae, x, tmp_path, m
     (repository / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    client, alone = huggingface_hub.snapshot_download, []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, **k: alone.append(k["local_files_only"]) or client(*a, **k)
+    )
     torch.testing.assert_close(vaekit.load("someone/digits").reconstruct(x), vae.reconstruct(x))
     with pytest.raises(vaekit.CheckpointError, match=r"someone/else: is no folder .*refused.*, and its cache does not"):
         vaekit.load("someone/else")
+    assert alone == [True, True], "the client itself would try for a minute and more"
 
 
 def test_a_repository_that_can_not_be_had_and_a_folder_that_is_not_there(tmp_path, monkeypatch):

@@ -74,7 +74,10 @@ def fetch(repo_id: str) -> Path:
         found = snapshot_download(repo_id, allow_patterns=[WEIGHTS, SPEC], local_files_only=reason is not None)
     except Exception as error:  # the hub's client has many, and some come from below it
         told = str(error).split("\n")[0] if reason is None else f"{reason}, and its cache does not have it"
-        raise CheckpointError(f"{repo_id}: is no folder here, and can't be had from the hub ({told}).") from error
+        raise CheckpointError(
+            f"{repo_id}: is no folder here, and can't be had from the hub ({told}). Give a folder that save_pretrained "
+            "wrote, or load it once where the hub can be reached."
+        ) from error
     return Path(found)
 
 

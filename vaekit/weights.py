@@ -259,9 +259,14 @@ def _gradient(y: Tensor, last: nn.Parameter, gradient: Tensor) -> Tensor:
     return found
 
 
+def _several() -> bool:
+    """Whether other processes train with this one."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _sum_over_processes(x: Tensor) -> Tensor:
     """The sum of all processes' x."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _several():
         x = x.clone()
         torch.distributed.all_reduce(x)
     return x
@@ -269,8 +274,7 @@ def _sum_over_processes(x: Tensor) -> Tensor:
 
 def _mean_over_processes(x: Tensor) -> Tensor:
     """The mean of all processes' x."""
-    together = _sum_over_processes(torch.cat([x.reshape(-1), x.new_ones(1)]))
-    return together[:-1].reshape(x.shape) / together[-1]
+    return _sum_over_processes(x) / torch.distributed.get_world_size() if _several() else x
 
 
 def constant(value: float) -> Spec:

@@ -159,7 +159,8 @@ class TensorBatches(Batches):
         order = torch.randperm(len(self.x), generator=order_generator(self.seed, number)).to(self.x.device)
         for together in order[start * self._whole :].split(self._whole):
             if len(together):
-                index = together[part(len(together), self.share)]  # index_select takes half the time of x[index]
+                index = together[part(len(together), self.share)]
+                # quicker than x[index], which takes index tensors in general
                 yield self.x.index_select(0, index), None if self.labels is None else self.labels.index_select(0, index)
 
 
