@@ -81,6 +81,14 @@ def test_help_and_version(capsys):
     assert end.value.code == 2
 
 
+def test_the_help_of_a_command_says_defaults_and_nothing_of_its_inside(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "which digits (default: digits)" in shown and "size of the latent vector (default: 8)" in shown
+    assert "type:" not in shown and "function" not in shown and "(default: )" not in shown
+
+
 def test_without_its_library_the_command_names_the_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     assert main(["list"]) == 2
@@ -118,12 +126,13 @@ def test_a_file_says_what_python_says(file, tmp_path, capsys):
     from vaekit.train import Trainer, digits
 
     assert main(["train", file]) == 0
-    assert "done after step 6" in capsys.readouterr().out
+    told = capsys.readouterr().out
     torch.manual_seed(0)
     vae = vaekit.build("mlp", latent=3, input_shape=(1, 8, 8), hidden=(8,))
     history = Trainer(vae, *digits(), epochs=2, batch_size=500, lr=1e-3, device="cpu").fit()
     ran = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["val/total"] for row in ran] == history["val/total"]
+    assert "done after step 6: train/total" in told and f"active_units {ran[-1]['active_units']:g}" in told
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(file, tmp_path, capsys):

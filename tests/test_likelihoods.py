@@ -181,6 +181,24 @@ def test_a_trained_amount_comes_back_from_beyond_its_bounds(name, argument):
     assert gradient.abs() > 0 and torch.isfinite(gradient)
 
 
+@pytest.mark.parametrize("amount", ["learned", "pixel"])
+@pytest.mark.parametrize(
+    ("data_range", "start"), [((0.0, 1.0), 0.25), ((-1.0, 1.0), 0.5), ((0.0, 255.0), 63.75), (None, 1.0)]
+)
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "student_t"])
+def test_a_fitted_scale_starts_at_a_quarter_of_the_data_range(name, data_range, start, amount):
+    part = make(name, data_range=data_range, scale=amount, smallest=1e-3)
+    p = part(torch.zeros(2, part.channels(4), dtype=torch.float64)).base_dist
+    close(p.scale.expand(2, 4), np.full((2, 4), start + 1e-3), rtol=0.01)  # a soft bound adds itself
+
+
+def test_a_scale_in_levels_starts_at_a_quarter_of_them():
+    fixed = make("discretized_logistic", data_range=(0.0, 255.0), scale=0.5 + 1e-3)
+    part = make("discretized_logistic", data_range=(0.0, 255.0), scale="learned", smallest=1e-3)
+    y, x = outputs(part), torch.randint(0, 256, (6, 4)).double()
+    close(part(y).log_prob(x), fixed(y).log_prob(x), rtol=1e-4)
+
+
 @each_amount
 @pytest.mark.parametrize("amount", [0.0, -1.0, math.inf, math.nan])
 def test_an_amount_that_is_none_is_refused(name, argument, amount):
@@ -192,7 +210,7 @@ def test_an_amount_that_is_none_is_refused(name, argument, amount):
     ("name", "args", "message"),
     [
         ("discretized_logistic", {"bins": 1}, "bins: expected at least 2 values"),
-        ("discretized_logistic", {"smallest": 0.0}, "smallest: expected a value between 0 and 1"),
+        ("discretized_logistic", {"smallest": 0.0}, "smallest: expected a value between 0 and 0.5"),
         (MIXTURE, {"components": 0}, "components: expected at least 1"),
         ("categorical", {"levels": 1}, "levels: expected at least 2 values"),
         ("beta", {"eps": 0.5}, "eps: expected a number between 0 and 1/2"),

@@ -1,7 +1,9 @@
 """The command `vaekit`: train from a file, use what was trained, look at what is registered."""
 
+import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import vaekit
@@ -37,9 +39,17 @@ def _switches_first(words: list[str]) -> list[str]:
     return [*words[:1], *sorted(words[1:], key=lambda word: word != "--force")] if words[:1] == ["train"] else words
 
 
+class _Help(argparse.HelpFormatter):
+    """Help with the defaults that say something, and without types, which metavars and choices tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.option_strings and action.default and action.default != argparse.SUPPRESS
+        return (action.help or "") + (" (default: %(default)s)" if shown else "")
+
+
 def _parser() -> tuple[Any, dict[str, Command]]:
     jsonargparse = require("jsonargparse", user="the command vaekit", extra="cli")
-    make: Any = jsonargparse.ArgumentParser
+    make: Any = partial(jsonargparse.ArgumentParser, formatter_class=_Help)
     parser = make(prog="vaekit", description="Parts for variational autoencoders.", version=vaekit.__version__)
     words = parser.add_subcommands(required=False, dest="command")
     commands = {**training.commands(make), **using.commands(make), **about.commands(make)}

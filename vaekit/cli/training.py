@@ -125,7 +125,9 @@ def _fit(given: dict[str, Any], **changed: Any) -> int:
         print(f"\nstopped after step {trainer.step}" + ("" if folder is None else f"; go on: vaekit resume {folder}"))
         return 130
     last = history.rows[-1] if len(history) else {}
-    told = ", ".join(f"{name} {last[name]:.5g}" for name in ("train/total", "val/total") if name in last)
+    told = ", ".join(
+        f"{name} {last[name]:.5g}" for name in ("train/total", "val/total", "active_units") if name in last
+    )
     print(f"{'done' if trainer.finished else 'stopped'} after step {trainer.step}: {told}")
     if folder is not None:
         print(f"{folder}: the model is in best/ and last/: vaekit.load('{folder}/best')")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
-from vaekit.layers.positive import soft_clip
+from vaekit.layers.positive import first_scale, soft_clip
 
 Scale: TypeAlias = float | Literal["learned", "pixel", "optimal"]
 
@@ -18,8 +18,8 @@ class LocationScale(nn.Module):
     """y → Independent(family(loc, scale)), with the scale chosen by `scale`.
 
         a number      that scale
-        "learned"     one trained scalar, 1 at first
-        "pixel"       log-scales in the second half of y's channels
+        "learned"     one trained scalar, which starts at a quarter of the data range; at 1 for unbounded data
+        "pixel"       log-scales in the second half of y's channels, around the same
         "optimal"     in training the scale that maximises the batch's likelihood, afterwards its running mean
 
     Args:
@@ -27,6 +27,7 @@ class LocationScale(nn.Module):
         moment: residual → the statistic whose mean gives the optimal scale, increasing in the residual's size.
         root: the statistic's inverse, mean moment → scale.
         input_shape: the data's shape.
+        data_range: smallest and largest value of the data; None for unbounded data.
         scale: see above.
         smallest: no scale but a fixed one gets below this value.
 
@@ -43,6 +44,7 @@ class LocationScale(nn.Module):
         moment: Callable[[Tensor], Tensor],
         root: Callable[[Tensor], Tensor],
         input_shape: Sequence[int],
+        data_range: tuple[float, float] | None,
         scale: Scale,
         smallest: float,
     ) -> None:
@@ -56,9 +58,10 @@ class LocationScale(nn.Module):
             raise ValueError(f"smallest: expected a positive scale, got {smallest}.")
         self.family, self.moment, self.root, self.scale, self.smallest = family, moment, root, scale, smallest
         self.event_dims = len(input_shape)
+        self._start = math.log(first_scale(data_range))
         self._least_moment = float(moment(torch.tensor(float(smallest), dtype=torch.float64, device="cpu")))
         if scale == "learned":
-            self.log_scale = nn.Parameter(torch.zeros(()))
+            self.log_scale = nn.Parameter(torch.tensor(self._start))
         elif scale == "optimal":
             self.register_buffer("mean_moment", moment(torch.ones(())))
             self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
@@ -70,7 +73,7 @@ class LocationScale(nn.Module):
     def forward(self, y: Float[Tensor, "..."]) -> Distribution:
         if self.scale == "pixel":
             loc, log_scale = y.chunk(2, dim=-self.event_dims)
-            return self.spread(loc, soft_clip(log_scale, math.log(self.smallest)).exp())
+            return self.spread(loc, soft_clip(log_scale + self._start, math.log(self.smallest)).exp())
         if self.scale == "learned":
             return self.spread(y, soft_clip(self.log_scale, math.log(self.smallest)).exp())
         if self.scale == "optimal":

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent
 
 from vaekit.kinds import Likelihood, likelihood
 from vaekit.layers.grid import DiscretizedLogistics, Grid
-from vaekit.layers.positive import Amount, Positive
+from vaekit.layers.positive import Amount, Positive, first_scale
 
 
 @likelihood("discretized_logistic", tags=("levels", "image"), cite=("kingma2016", "salimans2017"))
@@ -28,7 +28,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
         data_range: smallest and largest value of the data, wired.
         bins: number of levels.
         scale: s. A number; "learned", one trained scalar; "channel", one for each channel; "pixel", one per value,
-            from as many channels again of y.
+            from as many channels again of y. All but a number start at 0.5.
         smallest: a fitted s stays above this value.
 
     Raises:
@@ -57,7 +57,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
     ) -> None:
         super().__init__()
         self.grid = Grid(data_range, bins, "bins")
-        self.scale = Positive("scale", scale, input_shape, low=smallest)
+        self.scale = Positive("scale", scale, input_shape, start=first_scale((-1.0, 1.0)), low=smallest)
         self.event_dims = len(input_shape)
 
     def channels(self, c: int) -> int:

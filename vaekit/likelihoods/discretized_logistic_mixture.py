@@ -8,7 +8,7 @@ from torch.distributions import Distribution, Independent
 
 from vaekit.kinds import Likelihood, likelihood
 from vaekit.layers.grid import DiscretizedLogistics, Grid, spread
-from vaekit.layers.positive import Positive
+from vaekit.layers.positive import Positive, first_scale
 
 
 @likelihood("discretized_logistic_mixture", tags=("levels", "image"), cite="salimans2017")
@@ -27,7 +27,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         data_range: smallest and largest value of the data, wired.
         components: K.
         bins: number of levels.
-        smallest: s stays above this value.
+        smallest: s, which starts at 0.5, stays above this value.
 
     Raises:
         ValueError: where there is no component, or there are fewer than two levels.
@@ -56,7 +56,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         if components < 1:
             raise ValueError(f"components: expected at least 1, got {components}.")
         self.grid = Grid(data_range, bins, "bins")
-        self.scale = Positive("scale", "pixel", input_shape, low=smallest)
+        self.scale = Positive("scale", "pixel", input_shape, start=first_scale((-1.0, 1.0)), low=smallest)
         self.components, self.event_dims = components, len(input_shape)
 
     def channels(self, c: int) -> int:

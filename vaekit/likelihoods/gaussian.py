@@ -22,8 +22,10 @@ class GaussianLikelihood(Likelihood):
 
     Args:
         input_shape: the data's shape, wired.
+        data_range: smallest and largest value of the data, wired; None for unbounded data.
         scale: σ. A number; "learned", one trained scalar; "pixel", one per value, from as many channels again of y;
             "optimal", in training the batch's root mean squared error (σ-VAE), in evaluation its running mean.
+            "learned" and "pixel" start at a quarter of the data range, or at 1.
         smallest: a fitted σ stays above this value.
 
     Raises:
@@ -39,9 +41,16 @@ class GaussianLikelihood(Likelihood):
         tensor([-0.9189])
     """
 
-    def __init__(self, input_shape: Sequence[int], *, scale: Scale = "learned", smallest: float = 1e-3) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        data_range: tuple[float, float] | None = None,
+        *,
+        scale: Scale = "learned",
+        smallest: float = 1e-3,
+    ) -> None:
         super().__init__()
-        self.spread = LocationScale(Normal, torch.square, torch.sqrt, input_shape, scale, smallest)
+        self.spread = LocationScale(Normal, torch.square, torch.sqrt, input_shape, data_range, scale, smallest)
 
     def channels(self, c: int) -> int:
         """c, or twice as many with a scale per pixel."""

@@ -19,8 +19,10 @@ class LaplaceLikelihood(Likelihood):
 
     Args:
         input_shape: the data's shape, wired.
+        data_range: smallest and largest value of the data, wired; None for unbounded data.
         scale: s. A number; "learned", one trained scalar; "pixel", one per value, from as many channels again of y;
-            "optimal", in training the batch's mean absolute error, in evaluation its running mean.
+            "optimal", in training the batch's mean absolute error, in evaluation its running mean. "learned" and
+            "pixel" start at a quarter of the data range, or at 1.
         smallest: a fitted s stays above this value.
 
     Raises:
@@ -36,9 +38,16 @@ class LaplaceLikelihood(Likelihood):
         tensor([-2.])
     """
 
-    def __init__(self, input_shape: Sequence[int], *, scale: Scale = "learned", smallest: float = 1e-3) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        data_range: tuple[float, float] | None = None,
+        *,
+        scale: Scale = "learned",
+        smallest: float = 1e-3,
+    ) -> None:
         super().__init__()
-        self.spread = LocationScale(Laplace, torch.abs, torch.abs, input_shape, scale, smallest)
+        self.spread = LocationScale(Laplace, torch.abs, torch.abs, input_shape, data_range, scale, smallest)
 
     def channels(self, c: int) -> int:
         """c, or twice as many with a scale per pixel."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, StudentT
 
 from vaekit.kinds import Likelihood, likelihood
-from vaekit.layers.positive import Amount, Positive
+from vaekit.layers.positive import Amount, Positive, first_scale
 
 
 @likelihood("student_t", tags=("real",), cite="takahashi2018")
@@ -22,9 +22,11 @@ class StudentTLikelihood(Likelihood):
 
     Args:
         input_shape: the data's shape, wired.
+        data_range: smallest and largest value of the data, wired; None for unbounded data.
         df: ν. A number above 1; "learned", one trained scalar, 5 at first; "channel", one for each channel; "pixel",
             one per value, from as many channels again of y.
-        scale: s. A positive number, "learned", "channel" or "pixel".
+        scale: s. A positive number, "learned", "channel" or "pixel"; all but a number start at a quarter of the data
+            range, or at 1.
         smallest: a fitted s stays above this value.
 
     Raises:
@@ -44,6 +46,7 @@ class StudentTLikelihood(Likelihood):
     def __init__(
         self,
         input_shape: Sequence[int],
+        data_range: tuple[float, float] | None = None,
         *,
         df: Amount = "learned",
         scale: Amount = "learned",
@@ -54,7 +57,7 @@ class StudentTLikelihood(Likelihood):
             raise ValueError(f"df: expected a number above 1, 'learned', 'channel' or 'pixel'; got {df}.")
         above = df if isinstance(df, str) else df - 1
         self.above = Positive("df", above, input_shape, start=4.0, low=1e-2)
-        self.scale = Positive("scale", scale, input_shape, low=smallest)
+        self.scale = Positive("scale", scale, input_shape, start=first_scale(data_range), low=smallest)
         self.event_dims = len(input_shape)
 
     def channels(self, c: int) -> int:
