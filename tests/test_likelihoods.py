@@ -192,6 +192,13 @@ def test_a_fitted_scale_starts_at_a_quarter_of_the_data_range(name, data_range, 
     close(p.scale.expand(2, 4), np.full((2, 4), start + 1e-3), rtol=0.01)  # a soft bound adds itself
 
 
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "student_t"])
+def test_a_model_tells_its_likelihood_the_data_range(name):
+    vae = vaekit.build("conv", input_shape=(1, 8, 8), latent=2, width=4, data_range=(-1.0, 1.0), likelihood=name)
+    p = vae(torch.zeros(1, 1, 8, 8)).p_x.base_dist
+    close(p.scale.double().mean(), torch.tensor(0.5 + 1e-3).double(), rtol=0.01)
+
+
 def test_a_scale_in_levels_starts_at_a_quarter_of_them():
     fixed = make("discretized_logistic", data_range=(0.0, 255.0), scale=0.5 + 1e-3)
     part = make("discretized_logistic", data_range=(0.0, 255.0), scale="learned", smallest=1e-3)

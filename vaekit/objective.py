@@ -253,11 +253,10 @@ class ImportanceWeighted(Objective):
 
 
 def _noted(values: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
-    """The terms' means for the report."""
-    if not torch.compiler.is_compiling():
-        return dict(values)
-    # in memory of their own: where a term is the total itself, inductor would return one tensor for both, and that
-    # without a gradient
+    """The terms' means for the report, in memory of their own.
+
+    Where a term is the total itself, inductor would return one tensor for both, and that without a gradient.
+    """
     *means, _ = torch.stack([*values.values(), total.detach()]).unbind()
     return dict(zip(values, means, strict=True))
 

@@ -65,11 +65,6 @@ class Player:
         """Whether it is updated at a step, counted from 1."""
         return (step - 1 - self.offset) % self.every == 0
 
-    def forget_gradients(self) -> None:
-        """What `zero_grad` of its optimizer does, without a record for the profiler at every step."""
-        for p in self.parameters:
-            p.grad = None
-
     def gradients(self) -> Gradients | None:
         """Norms of its gradients; None where it has none."""
         held = [(name, p.grad) for name, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]

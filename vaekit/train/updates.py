@@ -89,7 +89,7 @@ class Updates:
         Each batch weighs as many examples as it has, of the `size` that all processes have in this step.
         """
         for player in players:
-            player.forget_gradients()
+            player.optimizer.zero_grad(set_to_none=True)
         self.processes.copy(self._buffers)  # as DDP does where the weights are whole
         scale = (lambda total: total) if self.scaler is None else self.scaler.scale
         if len(group) == 1 and self.processes.count == 1:
